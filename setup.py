@@ -1,0 +1,47 @@
+"""Reads settings.ini, the one place where the package is described, and ships the stage notebooks."""
+
+import configparser
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+config = configparser.ConfigParser(delimiters=["="])
+config.read(HERE / "settings.ini", encoding="utf-8")
+settings = config["DEFAULT"]
+
+
+class BuildWithStages(build_py):
+    """The pipeline notebooks become `melanoma/stages/`: an installed wheel runs the same stages."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # the source tree's own nbs/pipeline is found instead
+            return
+        stages = Path(self.build_lib) / "melanoma" / "stages"
+        stages.mkdir(parents=True, exist_ok=True)
+        for notebook in sorted((HERE / "nbs" / "pipeline").glob("*.ipynb")):
+            shutil.copyfile(notebook, stages / notebook.name)
+
+
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    license="Apache-2.0",
+    url=settings["git_url"],
+    keywords=settings["keywords"].split(),
+    packages=[settings["lib_path"]],
+    include_package_data=True,
+    package_data={"melanoma": ["stages/*.ipynb", "py.typed"]},
+    python_requires=">=" + settings["min_python"],
+    install_requires=settings["requirements"].split(),
+    extras_require={"dev": settings["dev_requirements"].split()},
+    entry_points={"console_scripts": settings["console_scripts"].split()},
+    cmdclass={"build_py": BuildWithStages},
+)
