@@ -6,8 +6,9 @@
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PALETTE', 'TICKS', 'HISTORY', 'plot_roc', 'plot_pr', 'plot_reliability',
            'plot_score_distribution', 'plot_learning_curves', 'contact_sheet', 'worst_mistakes']
 
-# %% ../nbs/45_plots.ipynb #0a90fcf7
+# %% ../nbs/45_plots.ipynb #2965465a
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,11 +30,11 @@ from melanoma.metrics import (
     equal_mass_bins,
 )
 
-# %% ../nbs/45_plots.ipynb #0046a196
+# %% ../nbs/45_plots.ipynb #b4b54b4e
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # benign or first, melanoma or second, aids
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-# %% ../nbs/45_plots.ipynb #ba9f9011
+# %% ../nbs/45_plots.ipynb #b0fdcff9
 def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 4.2)) -> tuple[Axes, bool]:
     "The given axes or new ones, and whether nothing is drawn there yet."
     ax = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
@@ -42,7 +43,7 @@ def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 4.2)) -> tuple[Axes
         ax.set_prop_cycle(color=PALETTE)
     return ax, empty
 
-# %% ../nbs/45_plots.ipynb #5436aa8a
+# %% ../nbs/45_plots.ipynb #44af8efd
 def plot_roc(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     score: ArrayLike,  # any monotone score, shape (n,), finite
@@ -63,7 +64,7 @@ def plot_roc(
     ax.legend(loc="lower right", frameon=False)
     return ax
 
-# %% ../nbs/45_plots.ipynb #ab677731
+# %% ../nbs/45_plots.ipynb #225afc66
 def plot_pr(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     score: ArrayLike,  # any monotone score, shape (n,), finite
@@ -82,11 +83,11 @@ def plot_pr(
     ax.plot(recall, precision, lw=2, drawstyle="steps-post", label=text)
     ax.set(xlabel="sensitivity (recall)", ylabel="share of flagged that are melanomas (precision)")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    ax.legend(loc="upper right", frameon=False)
+    ax.legend(loc="upper right", framealpha=0.8, edgecolor="none")
     return ax
 
-# %% ../nbs/45_plots.ipynb #a243f6bc
-TICKS = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+# %% ../nbs/45_plots.ipynb #0be819aa
+TICKS = np.array([1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999])
 
 
 def _clipped(p: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ def _wilson(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarr
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
-# %% ../nbs/45_plots.ipynb #65549fcf
+# %% ../nbs/45_plots.ipynb #28b6d2a6
 def plot_reliability(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
     probability: ArrayLike,  # in [0, 1], shape (n,)
@@ -124,10 +125,13 @@ def plot_reliability(
     n, k = np.bincount(which), np.bincount(which, weights=t)
     said, happened = np.bincount(which, weights=p) / n, k / n
     below, above = _wilson(k, n)
+    some = k > 0
     ax, _ = _axes(ax)
 
-    positive = np.concatenate([_clipped(said), _clipped(happened[k > 0]), _clipped(above)])
-    low, high = sigmoid(logit([positive.min(), positive.max()]) + np.array([-0.7, 0.7]))
+    # few stragglers may pile up at the ends of the strip; the bins decide what is in view
+    body = np.quantile(p, [0.005, 0.995])
+    in_view = _clipped(np.concatenate([body, said, happened[some], above]))
+    low, high = sigmoid(logit([in_view.min(), in_view.max()]) + np.array([-0.4, 0.4]))
     low, high = max(low, TICKS[0] / 2), min(high, 1 - TICKS[0] / 2)
     _percent_scale(ax, "x", low, high)
     _percent_scale(ax, "y", low, high)
@@ -136,16 +140,16 @@ def plot_reliability(
     x, y = np.clip(said, low, high), np.clip(happened, low, high)
     bars = np.stack([y - np.clip(below, low, high), np.clip(above, low, high) - y]).clip(0)
     ax.errorbar(x, y, bars, fmt="none", ecolor=BLUE, elinewidth=1.2, capsize=2, alpha=0.7)
-    some = k > 0
     ax.plot(x[some], y[some], "o", color=BLUE, label="bin of lesions, 95 % interval")
     if not some.all():
-        style = {"color": BLUE, "mfc": "white", "clip_on": False, "zorder": 5}
+        style: dict[str, Any] = {"color": BLUE, "mfc": "white", "clip_on": False, "zorder": 5}
         ax.plot(x[~some], y[~some], "v", label="bin without a melanoma", **style)
     ax.set(xlabel="probability said", ylabel="share of melanomas that happened")
-    ax.legend(loc="upper left", frameon=False, fontsize="small")
+    ax.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
 
     strip = ax.inset_axes((0, 1.03, 1, 0.14))
-    edges = sigmoid(np.linspace(*logit([low, high]), 41))
+    first, last = logit([low, high]).tolist()
+    edges = sigmoid(np.linspace(first, last, 41))
     strip.hist(np.clip(p, edges[0], edges[-1]), bins=edges.tolist(), color=BLUE, alpha=0.5)
     _percent_scale(strip, "x", low, high)
     strip.tick_params(bottom=False, labelbottom=False, left=False, labelleft=False)
@@ -153,7 +157,7 @@ def plot_reliability(
     strip.set_ylabel(f"n = {len(t):,}", rotation=0, ha="right", va="center", fontsize="small")
     return ax
 
-# %% ../nbs/45_plots.ipynb #05f706d4
+# %% ../nbs/45_plots.ipynb #f2335aca
 def plot_score_distribution(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
     probability: ArrayLike,  # in [0, 1], shape (n,)
@@ -163,22 +167,22 @@ def plot_score_distribution(
     t, p = check_pair(target, probability, both_classes=False)
     p = _clipped(check_probability(p))
     ax, _ = _axes(ax, (5.6, 3.4))
-    ends = logit([p.min(), p.max()]) + np.array([-0.3, 0.3])
-    edges = sigmoid(np.linspace(*ends, 41))
+    low, high = logit([p.min(), p.max()]).tolist()
+    edges = sigmoid(np.linspace(low - 0.3, high + 0.3, 41))
     for name, mine, colour, hatch in (("benign", ~t, BLUE, None), ("melanoma", t, ORANGE, "///")):
         if not mine.any():
             continue
-        style = {"histtype": "stepfilled", "color": colour, "alpha": 0.45, "hatch": hatch}
+        style: dict[str, Any] = {"histtype": "stepfilled", "color": colour, "hatch": hatch}
         weights = np.full(mine.sum(), 1 / mine.sum())
         text = f"{name} (n = {mine.sum():,})"
-        ax.hist(p[mine], bins=edges.tolist(), weights=weights, label=text, **style)
+        ax.hist(p[mine], bins=edges.tolist(), weights=weights, label=text, alpha=0.45, **style)
     _percent_scale(ax, "x", float(edges[0]), float(edges[-1]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     ax.set(xlabel="probability of melanoma", ylabel="share of the class")
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/45_plots.ipynb #5e3557c0
+# %% ../nbs/45_plots.ipynb #5954ad47
 HISTORY = ("epoch", "train_loss", "valid_loss", "auroc", "lr")  # columns that are drawn
 
 
@@ -194,7 +198,7 @@ def plot_learning_curves(
         raise BadInput(f"history {why}")
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     # a single epoch is a dot: a line of one point would be invisible
-    style = {"lw": 2, "marker": "o", "ms": 4}
+    style: dict[str, Any] = {"lw": 2, "marker": "o", "ms": 4}
     rate = left.twinx()
     rate.plot(history.epoch, history.lr, ":", color=GREY, lw=1.5)
     rate.set(yscale="log", ylabel="learning rate (dotted)")
@@ -203,19 +207,20 @@ def plot_learning_curves(
     left.plot(history.epoch, history.train_loss, color=BLUE, label="training", **style)
     left.plot(history.epoch, history.valid_loss, color=ORANGE, label="validation", **style)
     left.set(xlabel="epoch", ylabel="loss")
-    left.legend(frameon=False)
+    left.legend(loc="lower left", frameon=False)
     right.plot(history.epoch, history.auroc, color=BLUE, **style)
     if history.auroc.notna().any():
-        best = history.loc[history.auroc.idxmax()]
+        best = history.iloc[int(np.nanargmax(history.auroc.to_numpy(dtype=float)))]
         right.axvline(best.epoch, ls=":", color=ORANGE)
         right.plot(best.epoch, best.auroc, "*", color=ORANGE, ms=14)
         right.set_title(f"best: {best.auroc:.3f} in epoch {best.epoch:.0f}")
     right.set(xlabel="epoch", ylabel="AUROC")
+    fig.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
-# %% ../nbs/45_plots.ipynb #d316db24
+# %% ../nbs/45_plots.ipynb #790f8713
 def contact_sheet(
     images: ArrayLike | Sequence[np.ndarray],  # uint8 RGB, (n, h, w, 3) or a list of (h, w, 3)
     titles: Sequence[str] | None = None,  # one per image, drawn above it
@@ -253,7 +258,7 @@ def contact_sheet(
         fig.suptitle(heading, fontsize=11)
     return fig
 
-# %% ../nbs/45_plots.ipynb #83a76eac
+# %% ../nbs/45_plots.ipynb #f9a6067c
 def worst_mistakes(
     target: ArrayLike,  # 0/1, shape (n_rows,); one class is enough
     probability: ArrayLike,  # any monotone score, shape (n_rows,), finite

@@ -9,7 +9,7 @@ __all__ = ['SHIFT', 'SIGNATURE_SD', 'TONES', 'TONE_SHARE', 'PATTERNS', 'PATCHES'
            'draw_lesion', 'lesions_per_patient', 'pick_melanomas', 'draw_table', 'draw_tables', 'draw_row',
            'write_images', 'is_same_dataset', 'write_dataset', 'make_dataset']
 
-# %% ../nbs/90_synthetic.ipynb #38ebb862
+# %% ../nbs/90_synthetic.ipynb #287ed1e4
 import json
 import math
 import os
@@ -24,8 +24,8 @@ import pandas as pd
 
 from .core import BadInput
 
-# %% ../nbs/90_synthetic.ipynb #7b084048
-SHIFT = np.array([0.95, 1.15, 1.35, 0.85])  # a melanoma's mean A, B, C, D; a benign lesion's is 0
+# %% ../nbs/90_synthetic.ipynb #4eff8bc4
+SHIFT = np.array([1.2, 1.45, 1.7, 1.0])  # a melanoma's mean A, B, C, D; a benign lesion's is 0
 SIGNATURE_SD = 0.6  # part of the spread that one patient's lesions share; total variance is 1
 TONES = (
     np.array(  # RGB in [0, 1] of Fitzpatrick types I to VI under a dermatoscope's light
@@ -43,7 +43,7 @@ TONES = (
 TONE_SHARE = np.array([0.24, 0.36, 0.24, 0.1, 0.04, 0.02])  # mostly light, as public sets are
 PATTERNS = ("network", "globules", "plain")
 
-# %% ../nbs/90_synthetic.ipynb #d5c59f0a
+# %% ../nbs/90_synthetic.ipynb #08199509
 @dataclass(frozen=True)
 class Patient:
     "What all lesions of one patient have in common."
@@ -55,7 +55,7 @@ class Patient:
     pattern: str = "network"  # the moles' usual structure, one of PATTERNS
     hair: float = 0.0  # hairs per image, on average
 
-# %% ../nbs/90_synthetic.ipynb #90b77978
+# %% ../nbs/90_synthetic.ipynb #72b02b67
 def draw_patient(
     rng: np.random.Generator,  # source of all randomness
 ) -> Patient:
@@ -78,7 +78,7 @@ def abcd_scores(
     own = rng.normal(0, np.sqrt(1 - SIGNATURE_SD**2), 4)
     return patient.signature + own + SHIFT * melanoma
 
-# %% ../nbs/90_synthetic.ipynb #b16a38a3
+# %% ../nbs/90_synthetic.ipynb #1915d204
 def smooth_noise(
     rng: np.random.Generator,  # source of all randomness
     size: int,  # edge of the result in pixels
@@ -107,7 +107,7 @@ def blend(image: np.ndarray, colour: tuple[float, float, float], amount: np.ndar
     if amount.any():
         image += amount[..., None] * (np.array(colour, np.float32) - image)
 
-# %% ../nbs/90_synthetic.ipynb #8261c277
+# %% ../nbs/90_synthetic.ipynb #cf237e70
 def skin(rng: np.random.Generator, size: int, patient: Patient) -> np.ndarray:
     "Bare skin of the patient's tone: pink mottling, furrows and a few freckles."
     mottle = smooth_noise(rng, size, 4) + 0.8 * smooth_noise(rng, size, 22)
@@ -121,7 +121,7 @@ def skin(rng: np.random.Generator, size: int, patient: Patient) -> np.ndarray:
     ]
     return np.stack(planes, axis=-1).astype(np.float32)
 
-# %% ../nbs/90_synthetic.ipynb #ed8250c9
+# %% ../nbs/90_synthetic.ipynb #6fe4437e
 def lesion_depth(
     rng: np.random.Generator,  # source of all randomness
     size: int,  # edge in pixels
@@ -132,7 +132,7 @@ def lesion_depth(
     radius = float(np.clip(0.185 * math.exp(0.24 * d + rng.normal(0, 0.12)), 0.06, 0.43))
     r, theta = polar(size, *(0.5 + rng.normal(0, 0.035, 2)))
     turn = np.linspace(0, 2 * np.pi, 720)
-    lopsided, ragged = 0.07 * math.exp(0.5 * a), 0.016 * math.exp(0.5 * b)
+    lopsided, ragged = 0.06 * math.exp(0.6 * a), 0.014 * math.exp(0.6 * b)
     outline = 1 + rng.uniform(0.05, 0.25) * np.cos(2 * (turn - rng.uniform(0, np.pi)))
     for k in (1, 3, 4):
         outline += lopsided * rng.uniform(0.5, 1) / k**0.6 * np.cos(k * turn + rng.uniform(0, 7))
@@ -143,7 +143,7 @@ def lesion_depth(
     rough = smooth_noise(rng, size, 13) + 0.8 * smooth_noise(rng, size, 40)
     return edge - r / radius + rough * (2.6 * ragged), theta
 
-# %% ../nbs/90_synthetic.ipynb #7d81a894
+# %% ../nbs/90_synthetic.ipynb #9374c2b6
 def structure(rng: np.random.Generator, size: int, pattern: str, disorder: float) -> np.ndarray:
     "Extra pigment, about -1 to 1, of one of PATTERNS; disorder 0 is regular, 1 is torn."
     mottle = 0.3 * smooth_noise(rng, size, 16) + 0.3 * smooth_noise(rng, size, 45)
@@ -169,7 +169,7 @@ def streaks(rng: np.random.Generator, depth: np.ndarray, theta: np.ndarray) -> n
     side = np.clip(0.2 + np.cos(theta - rng.uniform(0, 7)), 0, 1)
     return rays * side * np.exp(-(((depth + 0.02) / 0.11) ** 2))
 
-# %% ../nbs/90_synthetic.ipynb #cc4386ad
+# %% ../nbs/90_synthetic.ipynb #fd8125f7
 PATCHES = (  # RGB in [0, 1], strength, how many SD of noise a usual mole stays below it
     ((0.14, 0.09, 0.09), 0.80, 2.1),  # black blotch
     ((0.66, 0.36, 0.34), 0.55, 2.2),  # red, vessels
@@ -187,7 +187,7 @@ def paint_lesion(
     "Paint one lesion onto skin."
     size, (a, b, c, _) = len(image), map(float, scores)
     depth, theta = lesion_depth(rng, size, scores)
-    variety = 0.36 * math.exp(0.5 * c)
+    variety = 0.28 * math.exp(0.6 * c)
     own = rng.uniform() < 0.3 + 0.12 * max(c, 0)  # leaves the patient's usual pattern
     pattern = PATTERNS[rng.integers(3)] if own else patient.pattern
     net = structure(rng, size, pattern, min(max(b / 3, 0), 1))
@@ -202,11 +202,11 @@ def paint_lesion(
     image *= np.exp(-density[..., None] * brown.astype(np.float32))
     for colour, strength, rarity in PATCHES:
         bumps = smooth_noise(rng, size, rng.uniform(4, 8)) + 0.3 * smooth_noise(rng, size, 28)
-        patch = np.clip(bumps + 1.3 * variety - rarity - rng.normal(0, 0.35), 0, 1)
+        patch = np.clip(bumps + 1.5 * variety - rarity - rng.normal(0, 0.35), 0, 1)
         # the pigment pattern shows through the patch
         blend(image, colour, patch * inside**2 * np.clip(1 - 0.5 * net, 0, 1) * strength)
 
-# %% ../nbs/90_synthetic.ipynb #2e3cde1a
+# %% ../nbs/90_synthetic.ipynb #cf03f13f
 def draw_lines(image: np.ndarray, lines: list, thick: int, colour: tuple, amount: float) -> None:
     "Draw polylines, each an array (points, 2) of fractions of the edge."
     mask = np.zeros(image.shape[:2], np.uint8)
@@ -258,7 +258,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     image += 0.01 * rng.standard_normal((size, size, 1), dtype=np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
-# %% ../nbs/90_synthetic.ipynb #1376c08b
+# %% ../nbs/90_synthetic.ipynb #c0d4bb23
 def draw_lesion(
     rng: np.random.Generator,  # source of all randomness
     melanoma: bool,  # the class
@@ -278,7 +278,7 @@ def draw_lesion(
     add_hair(scene, image, patient.hair)
     return photograph(scene, image)
 
-# %% ../nbs/90_synthetic.ipynb #cdcd5bda
+# %% ../nbs/90_synthetic.ipynb #fc677ff2
 SITES = ["torso", "lower extremity", "upper extremity", "head/neck", "palms/soles", "oral/genital"]
 SITE_SHARE = [0.52, 0.26, 0.15, 0.05, 0.015, 0.005]
 COLUMNS = ["image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"]
@@ -289,7 +289,7 @@ def lesions_per_patient(
 ) -> np.ndarray:  # int, shape (patients,), 1 to 20
     "Evenly spaced quantiles of an exponential distribution: the same total for every seed."
     middle = (np.arange(patients) + 0.5) / patients
-    return np.clip(np.ceil(-5.6 * np.log1p(-middle)), 1, 20).astype(int)
+    return np.clip(np.ceil(-5.0 * np.log1p(-middle)), 1, 20).astype(int)
 
 
 def pick_melanomas(
@@ -304,7 +304,7 @@ def pick_melanomas(
             target[i], used[owner[i]] = 1, used[owner[i]] + 1
     return target
 
-# %% ../nbs/90_synthetic.ipynb #8bc10c0f
+# %% ../nbs/90_synthetic.ipynb #77b7b395
 def draw_table(
     patients: int,  # how many patients
     names: np.ndarray,  # unused numbers below 10**7, for images and patients
@@ -351,7 +351,7 @@ def draw_tables(
     train = draw_table(patients, names[: 21 * patients], prevalence, rng)
     return train, draw_table(test_patients, names[21 * patients :], prevalence, rng)
 
-# %% ../nbs/90_synthetic.ipynb #fcb7e56a
+# %% ../nbs/90_synthetic.ipynb #3ed62f24
 def draw_row(
     image_name: str,  # like ISIC_1234567
     patient_id: str,  # like IP_1234567
@@ -380,7 +380,7 @@ def write_images(
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
         (folder / f"{row.image_name}.jpg").write_bytes(data.tobytes())
 
-# %% ../nbs/90_synthetic.ipynb #bef92d39
+# %% ../nbs/90_synthetic.ipynb #30d615bd
 DRAWING = 1  # raise when the same parameters give other pixels, so that old folders are noticed
 
 
@@ -425,7 +425,7 @@ def write_dataset(
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
-# %% ../nbs/90_synthetic.ipynb #8171dbc1
+# %% ../nbs/90_synthetic.ipynb #ad0626e8
 def make_dataset(
     folder: str | Path,  # the data set's own folder, made by this call
     patients: int = 120,  # training patients, about 5.5 images each
