@@ -56,7 +56,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     "8-bit RGB of a decoded image of any mode."
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey comes as I;16 or I
         grey = np.asarray(image, dtype=np.float32)
-        grey = grey / 257 if grey.max(initial=0) > 255 else grey
+        if grey.max(initial=0) > 255:
+            grey = grey / np.float32(257)
         return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -84,10 +84,9 @@ def build(
     if arch == "se_resnext50_32x4d":
         import pretrainedmodels  # seconds to import, so only where it is asked for
 
-        model = pretrainedmodels.se_resnext50_32x4d(num_classes=1000, pretrained=None)
-        del model.last_linear, model.avg_pool
-        model.dropout = None
-        backbone = FeatureMap(model, "features")
+        original = pretrainedmodels.se_resnext50_32x4d(num_classes=1000, pretrained=None)
+        del original.last_linear, original.avg_pool
+        backbone = FeatureMap(original, "features")
         return Classifier(arch, backbone, 2048, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if not timm.is_model(arch):
         near = timm.list_models(f"*{arch.split('.')[0][:6]}*")[:6]

@@ -6,7 +6,7 @@
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PALETTE', 'TICKS', 'HISTORY', 'plot_roc', 'plot_pr', 'plot_reliability',
            'plot_score_distribution', 'plot_learning_curves', 'contact_sheet', 'worst_mistakes']
 
-# %% ../nbs/45_plots.ipynb #2965465a
+# %% ../nbs/45_plots.ipynb #3a493433
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,11 +30,11 @@ from melanoma.metrics import (
     equal_mass_bins,
 )
 
-# %% ../nbs/45_plots.ipynb #b4b54b4e
+# %% ../nbs/45_plots.ipynb #fd60bc4e
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # benign or first, melanoma or second, aids
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-# %% ../nbs/45_plots.ipynb #b0fdcff9
+# %% ../nbs/45_plots.ipynb #688eb5d2
 def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 4.2)) -> tuple[Axes, bool]:
     "The given axes or new ones, and whether nothing is drawn there yet."
     ax = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
@@ -43,7 +43,7 @@ def _axes(ax: Axes | None, size: tuple[float, float] = (4.8, 4.2)) -> tuple[Axes
         ax.set_prop_cycle(color=PALETTE)
     return ax, empty
 
-# %% ../nbs/45_plots.ipynb #44af8efd
+# %% ../nbs/45_plots.ipynb #11f6cf8e
 def plot_roc(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     score: ArrayLike,  # any monotone score, shape (n,), finite
@@ -64,7 +64,7 @@ def plot_roc(
     ax.legend(loc="lower right", frameon=False)
     return ax
 
-# %% ../nbs/45_plots.ipynb #225afc66
+# %% ../nbs/45_plots.ipynb #1ed74c39
 def plot_pr(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     score: ArrayLike,  # any monotone score, shape (n,), finite
@@ -86,7 +86,7 @@ def plot_pr(
     ax.legend(loc="upper right", framealpha=0.8, edgecolor="none")
     return ax
 
-# %% ../nbs/45_plots.ipynb #0be819aa
+# %% ../nbs/45_plots.ipynb #df7a0d5c
 TICKS = np.array([1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999])
 
 
@@ -112,7 +112,7 @@ def _wilson(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarr
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
-# %% ../nbs/45_plots.ipynb #28b6d2a6
+# %% ../nbs/45_plots.ipynb #524a08d3
 def plot_reliability(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
     probability: ArrayLike,  # in [0, 1], shape (n,)
@@ -134,7 +134,9 @@ def plot_reliability(
     low, high = sigmoid(logit([in_view.min(), in_view.max()]) + np.array([-0.4, 0.4]))
     low, high = max(low, TICKS[0] / 2), min(high, 1 - TICKS[0] / 2)
     _percent_scale(ax, "x", low, high)
-    _percent_scale(ax, "y", low, high)
+    start, stop = logit([low, high]).tolist()
+    top = min(float(sigmoid(stop + 0.25 * (stop - start))), 1 - TICKS[0] / 2)  # room for the legend
+    _percent_scale(ax, "y", low, top)
 
     ax.plot([low, high], [low, high], "--", color=GREY, lw=1, label="said = happened")
     x, y = np.clip(said, low, high), np.clip(happened, low, high)
@@ -148,8 +150,7 @@ def plot_reliability(
     ax.legend(loc="upper left", framealpha=0.8, edgecolor="none", fontsize="small")
 
     strip = ax.inset_axes((0, 1.03, 1, 0.14))
-    first, last = logit([low, high]).tolist()
-    edges = sigmoid(np.linspace(first, last, 41))
+    edges = sigmoid(np.linspace(start, stop, 41))
     strip.hist(np.clip(p, edges[0], edges[-1]), bins=edges.tolist(), color=BLUE, alpha=0.5)
     _percent_scale(strip, "x", low, high)
     strip.tick_params(bottom=False, labelbottom=False, left=False, labelleft=False)
@@ -157,7 +158,7 @@ def plot_reliability(
     strip.set_ylabel(f"n = {len(t):,}", rotation=0, ha="right", va="center", fontsize="small")
     return ax
 
-# %% ../nbs/45_plots.ipynb #f2335aca
+# %% ../nbs/45_plots.ipynb #acfeea5f
 def plot_score_distribution(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
     probability: ArrayLike,  # in [0, 1], shape (n,)
@@ -182,7 +183,7 @@ def plot_score_distribution(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/45_plots.ipynb #5954ad47
+# %% ../nbs/45_plots.ipynb #bdb13789
 HISTORY = ("epoch", "train_loss", "valid_loss", "auroc", "lr")  # columns that are drawn
 
 
@@ -201,7 +202,8 @@ def plot_learning_curves(
     style: dict[str, Any] = {"lw": 2, "marker": "o", "ms": 4}
     rate = left.twinx()
     rate.plot(history.epoch, history.lr, ":", color=GREY, lw=1.5)
-    rate.set(yscale="log", ylabel="learning rate (dotted)")
+    scale = "log" if (history.lr > 0).any() else "linear"
+    rate.set(yscale=scale, ylabel="learning rate (dotted)")
     rate.tick_params(colors=GREY)
     rate.yaxis.label.set_color(GREY)
     left.plot(history.epoch, history.train_loss, color=BLUE, label="training", **style)
@@ -220,7 +222,7 @@ def plot_learning_curves(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
-# %% ../nbs/45_plots.ipynb #790f8713
+# %% ../nbs/45_plots.ipynb #5f16fd5f
 def contact_sheet(
     images: ArrayLike | Sequence[np.ndarray],  # uint8 RGB, (n, h, w, 3) or a list of (h, w, 3)
     titles: Sequence[str] | None = None,  # one per image, drawn above it
@@ -258,7 +260,7 @@ def contact_sheet(
         fig.suptitle(heading, fontsize=11)
     return fig
 
-# %% ../nbs/45_plots.ipynb #f9a6067c
+# %% ../nbs/45_plots.ipynb #042d425f
 def worst_mistakes(
     target: ArrayLike,  # 0/1, shape (n_rows,); one class is enough
     probability: ArrayLike,  # any monotone score, shape (n_rows,), finite
