@@ -1,4 +1,4 @@
-"""Reads settings.ini, the one place where the package is described, and ships the stage notebooks."""
+"""Reads settings.ini, where the package is described, and ships the stage notebooks."""
 
 import configparser
 import shutil
