@@ -23,7 +23,7 @@ class TrainConfig:
     size: int = 0  # px; 0 = the size the store was prepared with
     epochs: int = 10  # at most
     batch_size: int = 32
-    lr: float = 1e-4  # peak learning rate
+    lr: float = 5e-4  # peak learning rate
     seed: int = 0  # of the head's start, the order and the augmentations
     policy: str = "strong"  # augmentation: none, light, strong
     pretrained: str = "auto"  # 'auto', a weight file, or 'none' for a random start

@@ -104,7 +104,7 @@ class FitConfig:
     "How a model is fitted."
 
     epochs: int = 10  # at most
-    lr: float = 1e-4  # peak learning rate
+    lr: float = 5e-4  # peak learning rate
     optimizer: str = "adamw"  # adamw or adam
     weight_decay: float = 1e-2  # of adamw
     schedule: str = "cosine"  # cosine, plateau or constant

@@ -102,6 +102,7 @@ def run_stage(
     check_names(parameters, stage_parameters(notebook), stage)
     import papermill  # a second to import, so not before the names are right
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,8 @@ def run_stage(
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["MELANOMA_ROOT"] = str(root)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    # sockets in the file system: nobody else on the machine can read what the kernel is told
+    transport = "ipc" if os.name == "posix" else "tcp"
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -116,6 +119,7 @@ def run_stage(
             parameters=dict(parameters),
             cwd=str(root),
             kernel_name="python3",
+            config=Config({"KernelManager": {"transport": transport}}),
             progress_bar=False,
             stdout_file=sys.stdout if echo else None,
             stderr_file=sys.stderr if echo else None,

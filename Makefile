@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv, and the package in it.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export NO_ALBUMENTATIONS_UPDATE := 1
+export OMP_WAIT_POLICY := PASSIVE
+export PYTHONWARNINGS := ignore::DeprecationWarning
+
+.PHONY: demo test check lessons setup readme
+
+demo: $(READY)
+	@echo "set-up took $$(cat $(READY)) s"
+	$(BIN)/melanoma demo
+
+test: $(READY)
+	@echo "set-up took $$(cat $(READY)) s"
+	@$(MAKE) --no-print-directory check lessons
+	$(BIN)/python -m pytest
+
+setup: $(READY)
+
+$(READY): settings.ini setup.py pyproject.toml
+	@start=$$(date +%s); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \
+	echo $$(($$(date +%s) - start)) > $(READY)
+
+# under two minutes, before every commit: style, types, export and clean leave no difference
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check nbs tests benchmarks setup.py
+	$(BIN)/mypy
+	@was=$$(mktemp -d) && cp -r nbs melanoma $$was && \
+	PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean && \
+	diff -r -x __pycache__ -x .ipynb_checkpoints $$was/nbs nbs && \
+	diff -r -x __pycache__ $$was/melanoma melanoma && rm -r $$was && \
+	echo "nbdev_export and nbdev_clean leave no difference"
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | diff - README.md && \
+	echo "README.md is index.ipynb"
+	@touched=$$(git diff --name-only HEAD -- 'nbs/[0-9]*.ipynb'); for notebook in $$touched; do \
+	$(BIN)/nbdev_test --path $$notebook --n_workers 0 || exit 1; done
+
+# every library notebook runs from top to bottom
+lessons: $(READY)
+	$(BIN)/nbdev_test --n_workers 2 --timing
+
+readme: $(READY)
+	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb > README.md
