@@ -110,9 +110,10 @@ def fold_rows(
         training = folds.iloc[train]
         own = np.flatnonzero(training["fold"] >= 0)  # a train-only source must not choose the epoch
         n = int(np.clip(round(1 / inner_fraction), 2, 50))
-        groups = training.iloc[own].loc[lambda f: f["target"] == 1, "group"].nunique()
-        check_groups(training.iloc[own], min(n, max(2, groups)))
-        part = _split_groups(training.iloc[own].reset_index(drop=True), min(n, groups), seed)
+        parts = training.iloc[own].reset_index(drop=True)
+        fewest = int(parts.groupby("target")["group"].nunique().reindex([0, 1], fill_value=0).min())
+        check_groups(parts, min(n, max(2, fewest)))
+        part = _split_groups(parts, min(n, fewest), seed)
         watch = train[own[part == 0]]
         watched = folds["group"].isin(folds["group"].iloc[watch])
         train = np.setdiff1d(train, np.flatnonzero(watched))
