@@ -403,7 +403,7 @@ def make_dataset(
     draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         write_dataset(draft, train, test, manifest)
-        os.replace(draft, folder)
+        draft.replace(folder)
     except OSError:
         # another process may have finished the same folder in the meantime
         if not is_same_dataset(folder, manifest):
