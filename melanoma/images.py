@@ -19,6 +19,7 @@ from .core import BadImage, BadInput
 
 # %% ../nbs/11_images.ipynb #875488da
 MAX_PIXELS = 250_000_000  # a 16k × 16k image; more is a decompression bomb or a mistake
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own guard, which is lower
 
 
 def decode(
@@ -46,18 +47,20 @@ def decode(
         raise
     except UnidentifiedImageError:
         raise BadImage(f"not an image (begins with {data[:12]!r})") from None
-    except Image.DecompressionBombError as error:
-        raise BadImage(str(error)) from None
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError) as error:
-        raise BadImage(f"corrupt image: {error}") from None  # Pillow's plugins raise all of these
+    except Image.DecompressionBombError:
+        raise BadImage(f"declares more pixels than the limit of {MAX_PIXELS:,}") from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged bytes
+        raise BadImage(f"corrupt image: {error}") from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     "8-bit RGB of a decoded image of any mode."
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey comes as I;16 or I
         grey = np.asarray(image, dtype=np.float32)
-        if grey.max(initial=0) > 255:
+        if image.mode.startswith("I;16") or grey.max(initial=0) > 255:
             grey = grey / np.float32(257)
+        elif image.mode == "F" and grey.max(initial=0) <= 1:
+            grey = grey * np.float32(255)
         return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -7,6 +7,7 @@ __all__ = ['KNOWN_FILES', 'LITE_PACKAGES', 'Classifier', 'FeatureMap', 'build', 
            'save_checkpoint', 'read_header', 'load_checkpoint']
 
 # %% ../nbs/20_model.ipynb #b6d0a3c2
+import difflib
 import hashlib
 import importlib
 import json
@@ -89,12 +90,16 @@ def build(
         backbone = FeatureMap(original, "features")
         return Classifier(arch, backbone, 2048, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if not timm.is_model(arch):
-        near = timm.list_models(f"*{arch.split('.')[0][:6]}*")[:6]
+        names = [*KNOWN_FILES, *timm.list_models()]
+        near = difflib.get_close_matches(arch.lower().split(".")[0], names, 4, 0.7)
         raise BadInput(
             f"arch {arch!r} is not known to pretrainedmodels or timm"
             + (f"; similar: {', '.join(near)}." if near else ".")
         )
-    model: Any = timm.create_model(arch, pretrained=False, num_classes=0, global_pool="")
+    try:
+        model: Any = timm.create_model(arch, pretrained=False, num_classes=0, global_pool="")
+    except (RuntimeError, TypeError) as error:
+        raise BadInput(f"arch {arch!r} cannot be built: {error}") from None
     if getattr(model, "num_features", 0) == 0 or not hasattr(model, "forward_features"):
         raise BadInput(f"arch {arch!r} gives no feature map to pool; take another.")
     config = model.pretrained_cfg
@@ -179,7 +184,9 @@ def _download(arch: str) -> dict[str, torch.Tensor]:
         import pretrainedmodels
 
         url = pretrainedmodels.models.senet.pretrained_settings[arch]["imagenet"]["url"]
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True)
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
     return timm.create_model(arch, pretrained=True).state_dict()
 
 

@@ -53,6 +53,8 @@ def _read_one(index: int, path: str, row: int | None, rules: list[Preprocessing]
             pixels = np.load(path, mmap_mode="r")[row]
             sha = hashlib.sha256(pixels.tobytes()).hexdigest()
             return _Entry(index, "", sha, pixels.shape[1], pixels.shape[0]), [pixels]
+        if not path:
+            raise BadImage("listed, but there is no file")
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -144,6 +146,7 @@ def build_store(
             f"none of {len(entries):,} images can be used; the first: {table['path'].iloc[0]}: "
             f"{entries[0].reason}."
         )
+    _write_tables(table, folder, entries)
     for rule in rules:
         array = part / f"{rule.size}.npy"
         if not array.is_symlink():
@@ -152,7 +155,6 @@ def build_store(
         target = folder / str(rule.size)
         target.mkdir(exist_ok=True)
         array.replace(target / "images.npy")
-    _write_tables(table, folder, entries)
     write_manifest(
         folder / "manifest.json",
         "prepare",
@@ -173,6 +175,11 @@ def _fill(
 ) -> list[_Entry]:
     "Write the pixels chunk by chunk; the journal says how far it got."
     entries = _journal(part / "journal.jsonl")
+    pixels = sum(not e.reason for e in entries)
+    for rule in rules:  # a journal whose pixels are gone (moved away before the end) is no proof
+        path = part / f"{rule.size}.npy"
+        if not path.exists() or path.stat().st_size < pixels * rule.size**2 * 3:
+            entries = []
     _rewrite_journal(part / "journal.jsonl", entries)
     written = sum(not e.reason for e in entries)
     arrays = []
@@ -253,11 +260,12 @@ def _write_tables(table: pd.DataFrame, folder: Path, entries: list[_Entry]) -> N
             temporary, index=False, lineterminator="\n"
         )
     kept = full[full["reason"] == ""].drop(columns="reason").reset_index(drop=True)
-    # byte-identical files share a group; all but the first name the first
-    kept["group"] = join_groups(kept["group"], kept["sha256"])
-    first = kept.groupby("sha256")["image_name"].transform("first")
-    again = kept["sha256"].duplicated()
-    kept["duplicate_of"] = kept["duplicate_of"].where(~again, first)
+    # published pairs and byte-identical files are one photo; all but the first kept name the first
+    known = kept["source"] + "/" + kept["duplicate_of"].fillna(kept["image_name"])
+    photo = join_groups(known, kept["sha256"])
+    kept["group"] = join_groups(kept["group"], photo)
+    first = kept.groupby(photo)["image_name"].transform("first")
+    kept["duplicate_of"] = first.where(photo.duplicated(), None).astype("string")
     with atomic_path(folder / "table.parquet") as temporary:
         kept.to_parquet(temporary, index=False)
 
@@ -313,8 +321,13 @@ class Store:
         folder = Path(folder)
         size = store_size(folder, size)
         manifest = read_json(folder / "manifest.json")
-        images = np.load(folder / str(size) / "images.npy", mmap_mode="r")
-        table = pd.read_parquet(folder / "table.parquet")
+        try:
+            images = np.load(folder / str(size) / "images.npy", mmap_mode="r")
+            table = pd.read_parquet(folder / "table.parquet")
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"{folder} is damaged ({error}); prepare it again with --force."
+            ) from None
         if len(images) != len(table):
             raise BadInput(
                 f"{folder}: {len(images):,} images but {len(table):,} table rows; "

@@ -82,6 +82,8 @@ def read_csv(
     columns: tuple[str, ...],  # that must be there
 ) -> pd.DataFrame:  # all columns, names as text
     "Read a CSV and say by name what is missing."
+    if path.is_dir():
+        raise BadTable(f"{path} is a folder, not a CSV file; {_listing(path)}")
     if not path.is_file():
         raise BadTable(f"{path} is not there; {_listing(path.parent)}")
     try:
@@ -158,8 +160,11 @@ def _read_siim(source: Source, split: str, attach: Callable[[pd.DataFrame, str],
     pairs = source.path / "ISIC_2020_Training_Duplicates.csv"  # published with the data, 425 pairs
     if pairs.is_file():
         known = read_csv(pairs, ("image_name_1", "image_name_2"))
-        first = dict(zip(known["image_name_2"], known["image_name_1"], strict=True))
-        frame["duplicate_of"] = frame["image_name"].map(first)
+        names = pd.concat([known["image_name_1"], known["image_name_2"]], ignore_index=True)
+        photo = join_groups(names, pd.Series([*known.index, *known.index]))  # pairs may chain
+        same = frame["image_name"].map(dict(zip(names, photo, strict=True)))
+        first = frame.groupby(same)["image_name"].transform("first")
+        frame["duplicate_of"] = first.where(first != frame["image_name"])
     where = f"{source.path / 'train.csv'}, target"
     target = to_target(frame["target"], where) if "target" in frame else -1
     return frame.assign(target=target, anatom_site=frame.get("anatom_site_general_challenge"))
@@ -287,7 +292,13 @@ def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
         frame["patient_id"] = frame[source.group_col].astype("string")
     if "split" in frame and split in ("train", "validation", "test"):
         frame = frame[frame["split"].astype(str) == split]
-    return frame.assign(split=frame.get("split", "train"))
+        if frame.empty:
+            raise BadTable(f"{path} has no image of split {split!r}.")
+    # what else the table holds is its owner's: a column called `row` means nothing here
+    ours = [
+        c for c in frame if c in COLUMNS and c not in ("row", "group", "duplicate_of", "source")
+    ]
+    return frame[ours].assign(split=frame.get("split", "train"))
 
 
 def read_folder(source: Source, split: str) -> pd.DataFrame:
@@ -357,6 +368,12 @@ def lesion_table(
     "Read all sources into one checked lesion table."
     if not sources:
         raise BadTable("no source given: --source KIND=PATH, for example --source folder=photos.")
+    if split not in ("labelled", "train", "validation", "test", "all"):
+        raise BadInput(
+            f"split {split!r} is not known; known: labelled, train, validation, test, all."
+        )
+    if missing not in ("error", "reject"):
+        raise BadInput(f"missing {missing!r} is not known; known: error, reject.")
     counts = pd.Series([s.name or s.kind for s in sources]).value_counts()
     if (counts > 1).any():
         raise BadInput(
@@ -393,7 +410,10 @@ def _finish(frame: pd.DataFrame, source: Source, missing: str) -> pd.DataFrame:
     site = frame["anatom_site"].str.lower()
     unknown = sorted(set(site.dropna()) - set(SITES))
     if unknown:
-        raise BadTable(f"{source.kind}={source.path}: unknown body site {shown(unknown)}.")
+        raise BadTable(
+            f"{source.kind}={source.path}: unknown body site {shown(unknown)}; "
+            f"known: {', '.join(SITES)}."
+        )
     frame["anatom_site"] = site.map(SITES).astype("string")
     frame["age_approx"] = pd.to_numeric(frame["age_approx"], errors="coerce").astype(float)
     frame["target"] = pd.to_numeric(frame["target"]).fillna(-1).astype(int)
