@@ -91,7 +91,7 @@ def build(
         return Classifier(arch, backbone, 2048, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if not timm.is_model(arch):
         names = [*KNOWN_FILES, *timm.list_models()]
-        near = difflib.get_close_matches(arch.lower().split(".")[0], names, 4, 0.7)
+        near = difflib.get_close_matches(arch.lower().split(".")[0], names, 5, 0.7)
         raise BadInput(
             f"arch {arch!r} is not known to pretrainedmodels or timm"
             + (f"; similar: {', '.join(near)}." if near else ".")

@@ -1,12 +1,13 @@
-"""Rules of the house: numbers, names, parameters, what --help imports."""
+"""Rules of the house: notebooks and modules in pairs, imports downhill, parameters that papermill
+finds, a command line that starts light, and no path of anybody's machine."""
 
 import ast
+import dataclasses
 import json
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import papermill
@@ -16,62 +17,162 @@ from conftest import REPOSITORY
 from melanoma.config import TrainConfig
 from melanoma.pipeline import STAGES, stage_notebook, stage_parameters
 
-LIBRARY = sorted((REPOSITORY / "nbs").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((REPOSITORY / "nbs").glob("[0-9][0-9]_*.ipynb"))
+STAGE_NOTEBOOKS = sorted((REPOSITORY / "nbs" / "pipeline").glob("*.ipynb"))
+MODULES = sorted(
+    p
+    for p in (REPOSITORY / "melanoma").glob("*.py")
+    if p.stem not in ("__init__", "__main__", "_modidx")
+)
+MACHINE_PATH = re.compile(r"/(work|root|home|Users)/\w")
 
 
-def numbers() -> dict[str, int]:
-    "Module → number of its notebook."
-    found = {}
-    for path in LIBRARY:
-        text = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"])
-        module = re.search(r"#\|\s*default_exp\s+(\w+)", text)[1]
-        assert module not in found and path.stem.endswith(f"_{module}")
-        found[module] = int(path.stem.split("_")[0])
+def code_cells(notebook: Path) -> list[dict]:
+    return [
+        c
+        for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "code"
+    ]
+
+
+def exported_to(notebook: Path) -> list[str]:
+    "What the notebook's `#| default_exp` lines name."
+    text = "\n".join("".join(c["source"]) for c in code_cells(notebook))
+    return re.findall(r"^#\|\s*default_exp\s+(\S+)", text, re.MULTILINE)
+
+
+def numbers() -> dict[str, str]:
+    "Module → the number of its notebook."
+    return {name: n.stem.split("_")[0] for n in NOTEBOOKS for name in exported_to(n)}
+
+
+def imported_modules(module: Path) -> set[str]:
+    "The melanoma modules that a module imports, wherever in it the import stands."
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ("melanoma." if node.level else "") + (node.module or "")
+            whole = base.rstrip(".") == "melanoma"  # from melanoma import x, from . import x
+            names = [f"melanoma.{a.name}" for a in node.names] if whole else [base]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("melanoma.")}
     return found
 
 
-def test_one_notebook_one_module():
-    modules = {p.stem for p in (REPOSITORY / "melanoma").glob("*.py")} - {"__init__", "_modidx"}
-    assert modules == set(numbers())
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
 
 
-@pytest.mark.parametrize("module", sorted(numbers()))
-def test_imports_go_to_lower_numbers(module):
+# notebooks and modules
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_exports_to_the_module_of_its_name(notebook):
+    assert exported_to(notebook) == [notebook.stem.split("_", 1)[1]]
+
+
+def test_no_two_notebooks_feed_one_module_or_share_a_number():
+    modules = [name for n in NOTEBOOKS for name in exported_to(n)]
+    assert len(modules) == len(set(modules))
+    parts = [n.stem.split("_")[0] for n in NOTEBOOKS]
+    assert len(parts) == len(set(parts))
+
+
+def test_every_module_has_its_notebook():
+    assert {m.stem for m in MODULES} == set(numbers())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_a_module_imports_only_lower_numbers(module):
     number = numbers()
-    tree = ast.parse((REPOSITORY / "melanoma" / f"{module}.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            other = node.module.removeprefix("melanoma.")
-            if node.level or node.module.startswith("melanoma."):
-                assert number[other] < number[module], f"{module} imports {other}"
+    uphill = [m for m in imported_modules(module) if number[m] >= number[module.stem]]
+    assert not uphill, f"{module.stem} ({number[module.stem]}) imports {uphill}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_papermill_reads_every_parameter(stage):
-    known = stage_parameters(stage_notebook(stage))
-    inspected = papermill.inspect_notebook(str(stage_notebook(stage)))
-    assert set(inspected) == set(known)
-    assert all(p["inferred_type_name"] != "None" for p in inspected.values())
+def test_import_finder_sees_every_form(tmp_path):
+    "The test above is worth what its finder sees."
+    text = (
+        "import melanoma.a\nfrom melanoma.b import x\nfrom .c import y\nfrom . import d\n"
+        "from melanoma import e\ndef f():\n    from .g import z\nimport numpy\n"
+    )
+    (tmp_path / "m.py").write_text(text)
+    assert imported_modules(tmp_path / "m.py") == set("abcdeg")
 
 
-def test_the_training_notebook_has_the_parameters_of_the_library():
-    assert stage_parameters(stage_notebook("train")) == asdict(TrainConfig())
+# parameters of the stages
+
+
+def test_every_stage_is_a_notebook_and_every_notebook_a_stage():
+    assert {stage_notebook(s) for s in STAGES} == set(STAGE_NOTEBOOKS)
+
+
+@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+def test_exactly_one_cell_is_tagged_parameters(notebook):
+    tags = [c["metadata"].get("tags", []) for c in code_cells(notebook)]
+    assert sum("parameters" in t for t in tags) == 1
+
+
+@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+def test_papermill_finds_the_parameters_that_the_library_finds(notebook):
+    known = stage_parameters(notebook)
+    inspected = papermill.inspect_notebook(str(notebook))
+    assert list(inspected) == list(known)
+    for name, value in known.items():
+        assert ast.literal_eval(inspected[name]["default"]) == value, name
+        assert inspected[name]["inferred_type_name"] == type(value).__name__, name
+
+
+@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_parameters_cell_holds_nothing_but_typed_parameters(notebook):
+    cell = next(c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+    for node in ast.parse("".join(cell["source"])).body:
+        assert isinstance(node, ast.AnnAssign) and node.value, ast.unparse(node)
+
+
+def test_the_training_notebook_takes_the_parameters_of_trainconfig():
+    found = stage_parameters(stage_notebook("train"))
+    assert found == dataclasses.asdict(TrainConfig())
+    assert list(found) == list(dataclasses.asdict(TrainConfig()))
 
 
 def test_nbdev_clean_keeps_the_parameters_tag(tmp_path):
     copy = tmp_path / "30_train.ipynb"
-    shutil.copyfile(stage_notebook("train"), copy)
+    shutil.copyfile(REPOSITORY / "nbs" / "pipeline" / "30_train.ipynb", copy)
     clean = Path(sys.executable).with_name("nbdev_clean")
-    subprocess.run([str(clean), "--fname", str(copy)], cwd=REPOSITORY, check=True)
-    assert stage_parameters(copy) == asdict(TrainConfig())
-
-
-def test_help_imports_no_torch():
-    code = (
-        "import sys; from melanoma.cli import main; sys.argv = ['melanoma', '--help']\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'papermill', 'albumentations', 'timm'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+    done = subprocess.run(
+        [str(clean), "--fname", str(copy)], cwd=REPOSITORY, capture_output=True, text=True
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert stage_parameters(copy) == dataclasses.asdict(TrainConfig())
+
+
+# what the command line costs, and what the files give away
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["prepare", "--help"]])
+def test_help_loads_nothing_heavy(words):
+    code = (
+        "import json, sys\n"
+        f"sys.argv = ['melanoma', *{words!r}]\n"
+        "from melanoma.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as leaving:\n    code = leaving.code\n"
+        "print('\\nloaded', json.dumps([code, sorted(sys.modules)]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown, _, rest = done.stdout.rpartition("\nloaded ")
+    exit_code, loaded = json.loads(rest)
+    assert not exit_code and "Usage" in shown
+    assert not {"torch", "timm", "papermill", "albumentations", "cv2"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, *STAGE_NOTEBOOKS, *MODULES], ids=lambda p: f"{p.parent.name}/{p.name}"
+)
+def test_no_file_holds_a_path_of_a_machine(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [f"{relative(path)}:{i}" for i, v in enumerate(lines, 1) if MACHINE_PATH.search(v)]
+    assert not found
