@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'stage_notebook', 'stage_parameters', 'check_names', 'run_stage', 'export_html', 'parse_folds',
-           'fold_is_done', 'train_folds']
+           'train_folds']
 
 # %% ../nbs/60_pipeline.ipynb #1bec08ce
 import ast
@@ -27,11 +27,9 @@ from melanoma.core import (
     MelanomaError,
     Run,
     atomic_path,
-    file_sha256,
-    finished,
     relative,
 )
-from .store import store_size
+from .progress import fold_finished
 
 # %% ../nbs/60_pipeline.ipynb #0d792666
 STAGES = {
@@ -193,17 +191,6 @@ def parse_folds(
     return list(dict.fromkeys(chosen))
 
 # %% ../nbs/60_pipeline.ipynb #ac712c22
-def fold_is_done(run: Run, config: TrainConfig) -> bool:
-    "Is this fold trained in just this way? (As training.fold_finished, without torch.)"
-    manifest = run.fold(config.fold) / "manifest.json"
-    if not manifest.exists() or not run.fold_weights(config.fold).exists():
-        return False
-    parameters = asdict(config) | {"size": store_size(run.store, config.size)}
-    table = file_sha256(run.store / "table.parquet")[:16]
-    inputs = {"folds.csv": file_sha256(run.folds)[:16], "store": table}
-    return finished(manifest, parameters, inputs, config.force)
-
-
 def train_folds(
     run: Run,
     folds: str,  # such as 0-4
@@ -220,7 +207,7 @@ def train_folds(
         n_folds = max(int(row["fold"]) for row in csv.DictReader(file)) + 1
     chosen = parse_folds(folds, n_folds)
     configs = [TrainConfig(**(dict(parameters) | {"run": run.name, "fold": k})) for k in chosen]
-    done = [fold_is_done(run, config) for config in configs]
+    done = [fold_finished(run, config) for config in configs]
     trained = []
     for config, is_done in zip(configs, done, strict=True):
         if is_done:
