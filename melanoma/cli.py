@@ -291,7 +291,7 @@ def doctor() -> None:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     from melanoma.engine import choose_hardware
-    from melanoma.model import LITE_PACKAGES, _lite_file
+    from melanoma.model import LITE_PACKAGES, lite_file
 
     bad = []
     print(f"python     {platform.python_version()} on {platform.system()}, {os.cpu_count()} CPUs")
@@ -306,7 +306,7 @@ def doctor() -> None:
         print(f"kernel     python3: {kernel}")
     except NoSuchKernel:
         bad.append("no Jupyter kernel python3: pip install ipykernel")
-    lite = [arch for arch in LITE_PACKAGES if _lite_file(arch)]
+    lite = [arch for arch in LITE_PACKAGES if lite_file(arch)]
     print(f"weights    installed: {', '.join(lite) or 'none'}")
     root = project_root()
     local = sorted(p.name for p in (root / "weights").glob("*.pth"))

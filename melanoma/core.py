@@ -145,7 +145,7 @@ def package_versions(
     return found
 
 # %% ../nbs/00_core.ipynb #cd6b43a0
-NEUTRAL = frozenset({"run", "fold", "force", "device", "precision", "workers", "threads"})
+NEUTRAL = frozenset({"run", "fold", "force", "device", "precision", "workers"})
 
 
 def finished(

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
+from scipy.special import logit as log_odds
 from scipy.stats import rankdata
 
 from .core import BadInput, Run, atomic_path, shown
@@ -74,8 +76,14 @@ def load_ensemble(run: Run) -> Ensemble:
     first = min(rules)
     for k, rule in rules.items():
         rule.check_same(rules[first], f"the weights of fold {k}", f"those of fold {first}")
+    counts = {k: h["n_folds"] for k, h in headers.items()}
+    n_folds = counts[first]
+    if set(counts.values()) != {n_folds}:  # a stale fold has seen what the others hold out
+        raise BadInput(
+            f"the weights of run {run.name!r} belong to different splits (folds in all, by fold: "
+            f"{counts}): train the stale folds again, or remove their files from {run.weights}."
+        )
     models = {k: load_checkpoint(paths[k])[0] for k in headers}
-    n_folds = max(h["n_folds"] for h in headers.values())
     missing = [k for k in range(n_folds) if k not in models]
     return Ensemble(models, headers, missing, rules[first])
 
@@ -104,7 +112,7 @@ def mean_probability(
     logits: dict[int, np.ndarray],  # by fold, each (n,)
 ) -> np.ndarray:  # (n,), in [0, 1]
     "Mean of the folds' probabilities."
-    return np.mean([1 / (1 + np.exp(-np.clip(v, -60, 60))) for v in logits.values()], axis=0)
+    return np.mean([expit(v) for v in logits.values()], axis=0)
 
 
 def mean_rank(
@@ -141,9 +149,9 @@ def prediction_table(
     frame["probability"] = probability
     frame["calibrated"] = calibrate(probability) if calibrate else np.nan
     for k, logit in sorted(logits.items()):
-        frame[f"fold{k}"] = 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
-    safe = np.clip(probability, 1e-7, 1 - 1e-7)
-    context = within_patient(frame["patient_id"], np.log(safe / (1 - safe)))
+        frame[f"fold{k}"] = expit(logit)
+    odds = log_odds(np.clip(probability, 1e-7, 1 - 1e-7))
+    context = within_patient(frame["patient_id"], odds)
     frame = pd.concat([frame, context], axis=1).assign(status="ok")
     if len(store.rejected):
         lost = store.rejected[["source", "image_name"]].copy()

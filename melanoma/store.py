@@ -190,9 +190,7 @@ def _fill(
         os.truncate(path, length + written * rule.size**2 * 3)
         file.seek(0, os.SEEK_END)
         arrays.append(file)
-    bar = tqdm(
-        total=len(table), initial=len(entries), unit=" images", mininterval=1, desc="prepare"
-    )
+    bar = tqdm(total=len(table), initial=len(entries), unit=" images", delay=1, desc="prepare")
     try:
         with (part / "journal.jsonl").open("a", encoding="utf-8") as journal, bar:
             for chunk in _decode_chunks(table, len(entries), rules, workers):
@@ -226,7 +224,7 @@ def _link(table: pd.DataFrame, path: Path) -> list[_Entry]:
     path.unlink(missing_ok=True)
     path.symlink_to(source)
     pixels = np.load(source, mmap_mode="r")
-    bar = tqdm(pixels, unit=" images", mininterval=1, desc="prepare")
+    bar = tqdm(pixels, unit=" images", delay=1, desc="prepare")
     size = pixels.shape[1]
     return [
         _Entry(i, "", hashlib.sha256(p.tobytes()).hexdigest(), size, size)
@@ -306,7 +304,6 @@ class Store:
     table: pd.DataFrame  # the lesion table, with sha256, width and height
     preprocessing: Preprocessing
     rejected: pd.DataFrame  # source, image_name, path, reason
-    fingerprint: str  # of the store's manifest
 
     def __len__(self) -> int:
         return len(self.table)
@@ -335,6 +332,4 @@ class Store:
             )
         rule = Preprocessing.from_dict(manifest["preprocessing"] | {"size": size})
         rejected = pd.read_csv(folder / "rejected.csv", dtype=str)
-        return cls(
-            images, table, rule, rejected, digest(manifest["inputs"] | manifest["preprocessing"])
-        )
+        return cls(images, table, rule, rejected)

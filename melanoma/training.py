@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from .config import TrainConfig
@@ -158,9 +159,10 @@ def write_fold(
 ) -> None:
     "Weights, history, OOF predictions; the manifest last."
     folder = run.fold(config.fold)
+    (folder / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for these
     held = data.store.table.iloc[data.rows["held"]]
     oof = held[["source", "image_name", "patient_id", "group", "target"]].assign(
-        logit=logit, probability=1 / (1 + np.exp(-logit)), fold=config.fold
+        logit=logit, probability=expit(logit), fold=config.fold
     )
     history = pd.DataFrame(fitted.history)
     for frame, name in ((history, "history.csv"), (oof[OOF_COLUMNS], "oof.csv")):

@@ -15,7 +15,9 @@ import psutil
 import pytest
 from conftest import REPOSITORY, TINY, melanoma, succeed
 
-from melanoma.model import read_header
+from melanoma.core import BadInput, Run
+from melanoma.inference import load_ensemble
+from melanoma.model import load_checkpoint, read_header, save_checkpoint
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
 TRAIN_NOTEBOOK = REPOSITORY / "nbs" / "pipeline" / "30_train.ipynb"
@@ -172,7 +174,7 @@ def test_predictions_and_submission(trained, drawn, tmp_path):
 
 
 def test_a_folder_of_photos_with_a_broken_one(trained, tmp_path):
-    folder = some_photos(tmp_path)
+    some_photos(tmp_path)
     said = succeed(
         trained, "predict", "--run", "tiny", "--source", "folder=photos", "--out", "mine.csv",
         cwd=tmp_path,
@@ -180,7 +182,17 @@ def test_a_folder_of_photos_with_a_broken_one(trained, tmp_path):
     predictions = pd.read_csv(tmp_path / "mine.csv").set_index("image_name")
     assert len(predictions) == 3 and predictions.loc[["a", "b"], "probability"].notna().all()
     assert predictions.loc["broken", "status"].startswith("rejected: not an image")
-    assert "2 predictions, 1 rejected" in said and folder.exists()
+    assert "2 predictions, 1 rejected" in said
+
+
+def test_weights_of_another_split_are_refused(trained, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(trained, root)
+    stale = root / "weights" / "tiny" / "fold1.safetensors"
+    model, header = load_checkpoint(stale)
+    save_checkpoint(stale, model, header | {"n_folds": 5})
+    with pytest.raises(BadInput, match="belong to different splits.*train the stale folds again"):
+        load_ensemble(Run.named("tiny", root))
 
 
 def test_labelled_sources_are_scored(trained, drawn):
