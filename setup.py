@@ -41,7 +41,10 @@ setup(
     package_data={"melanoma": ["stages/*.ipynb", "py.typed"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={
+        **(extras := {k: settings[f"{k}_requirements"].split() for k in ("dicom", "fetch")}),
+        "dev": sum(extras.values(), settings["dev_requirements"].split()),
+    },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     cmdclass={"build_py": BuildWithStages},
 )

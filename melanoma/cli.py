@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .config import KINDS
 from .config import preset as preset_parameters
 from .core import BadInput, MelanomaError, Run, package_versions, project_root, read_json
 
@@ -34,7 +35,7 @@ Sources = Annotated[
     typer.Option(
         "--source",
         metavar="KIND=PATH",
-        help="siim2020, siim-npy, ham10000, isic2017, csv or folder; repeatable.",
+        help=f"A folder, file or zip archive; kinds: {', '.join(KINDS)}. Repeatable.",
     ),
 ]
 Split = Annotated[str, typer.Option(help="labelled, train, validation, test or all.")]
@@ -113,6 +114,10 @@ def prepare(
         list[str] | None, typer.Option(metavar="KIND", help="Never held out; repeatable.")
     ] = None,
     square: Annotated[str, typer.Option(help="squash, pad or crop.")] = "squash",
+    decode: Annotated[
+        str, typer.Option(help="JPEGs at reduced scale (reduced) or all their pixels (full).")
+    ] = "reduced",
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0 = one a CPU.")] = 0,
     missing: Missing = "error",
     image_col: ImageCol = "image_name",
     target_col: TargetCol = "target",
@@ -130,6 +135,8 @@ def prepare(
         "split": split,
         "train_only": ",".join(train_only or []),
         "square": square,
+        "decode": decode,
+        "workers": workers,
         "missing": missing,
         "image_col": image_col,
         "target_col": target_col,
@@ -144,7 +151,12 @@ def folds(
     run: RunName,
     n_folds: Annotated[int, typer.Option(help="How many.")] = 5,
     seed: Annotated[int, typer.Option(help="Another seed, other folds.")] = 0,
-    duplicates: Annotated[str, typer.Option(help="drop, or keep them in one fold.")] = "drop",
+    duplicates: Annotated[
+        str, typer.Option(help="drop, drop-near, or keep them in one fold.")
+    ] = "drop",
+    scheme: Annotated[
+        str, typer.Option(help="grouped, or tfrecord (Deotte's shards).")
+    ] = "grouped",
     force: Force = False,
 ) -> None:
     "Split the store into folds that no patient straddles."
@@ -152,6 +164,7 @@ def folds(
 
     home = Run.named(run)
     values = {"run": run, "n_folds": n_folds, "seed": seed, "duplicates": duplicates}
+    values |= {"scheme": scheme}
     run_stage("folds", values | {"force": force}, home.folder / "folds.ipynb", home.root)
 
 

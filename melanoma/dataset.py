@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .core import BadInput, seed_of
+from .store import ImageArray
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network
 import albumentations as A  # noqa: E402
@@ -90,7 +91,7 @@ class LesionDataset(Dataset):
 
     def __init__(
         self,
-        images: np.ndarray,  # uint8 (n, size, size, 3), memory-mapped or not
+        images: np.ndarray | ImageArray,  # uint8 (n, size, size, 3)
         rows: Sequence[int] | np.ndarray,  # which of them, in this order
         targets: Sequence[float] | np.ndarray,  # of all n; 0, 1, or −1 where not known
         transform: A.Compose | None = None,  # what `policy` returns

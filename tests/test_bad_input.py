@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from melanoma.build import build_store
 from melanoma.config import TrainConfig, preset
 from melanoma.core import BadFolds, BadImage, BadInput, BadTable, MissingWeights, Run
 from melanoma.folds import fold_rows, make_folds
 from melanoma.images import MAX_PIXELS, Preprocessing, decode
 from melanoma.model import build, create_model, lite_file, load_checkpoint, read_header
 from melanoma.pipeline import check_names, parse_folds
-from melanoma.store import Store, build_store
+from melanoma.store import Store
 from melanoma.tables import Source, check_labels, lesion_table, parse_sources
 
 
@@ -188,7 +189,7 @@ def test_train_only_must_name_a_source_given():
 def test_two_sources_of_one_name_are_refused(tmp_path):
     _, source = write_kind(tmp_path, "csv", good("csv"))
     said = refusal(BadInput, lesion_table, parse_sources(f"{source};{source}"))
-    assert "two sources are called 'csv'" in said
+    assert "two sources are called 'csv-labels'" in said
 
 
 @pytest.mark.parametrize("kind", ["siim2020", "siim-npy", "ham10000", "isic2017", "csv", "folder"])
@@ -896,7 +897,7 @@ def test_one_fold_is_none():
 
 
 def test_an_unknown_way_with_duplicates_is_refused():
-    assert "drop, keep" in refusal(BadFolds, make_folds, lesions(), 5, duplicates="forget")
+    assert "drop, drop-near, keep" in refusal(BadFolds, make_folds, lesions(), 5, duplicates="forget")
 
 
 def test_an_unknown_monitor_is_refused():

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from melanoma import store as store_module
-from melanoma.core import BadFolds
+from melanoma import build as build_module
+from melanoma.build import build_store
+from melanoma.core import BadFolds, MelanomaError
 from melanoma.folds import fold_rows, fold_table, make_folds
 from melanoma.images import Preprocessing, decode, resize
-from melanoma.store import Store, build_store
+from melanoma.store import Store
 from melanoma.tables import COLUMNS, Source, lesion_table, parse_sources
 
 SIZE = 32
@@ -387,7 +388,7 @@ def test_two_arrays_become_one_store_in_the_order_of_the_table(data, tmp_path):
 
 def test_a_finished_store_is_not_made_again(data, tmp_path, monkeypatch):
     build_store(table_of(data, "folder"), tmp_path, [SIZE])
-    monkeypatch.setattr(store_module, "_read_one", None)
+    monkeypatch.setattr(build_module, "_read_one", None)
     assert len(build_store(table_of(data, "folder"), tmp_path, [SIZE])) == 17
 
 
@@ -570,7 +571,7 @@ def undisturbed(data, tmp_path, monkeypatch) -> tuple[pd.DataFrame, dict[str, by
     copy = shutil.copytree(data / "folder", tmp_path / "data")
     (copy / "benign" / "f1.png").write_bytes(b"")
     (copy / "benign" / "f8.png").write_text("no image")
-    monkeypatch.setattr(store_module, "CHUNK", 4)
+    monkeypatch.setattr(build_module, "CHUNK", 4)
     table = lesion_table(parse_sources(f"folder={copy}"))
     build_store(table, tmp_path / "whole", [SIZE, 48])
     return table, contents(tmp_path / "whole")
@@ -578,14 +579,14 @@ def undisturbed(data, tmp_path, monkeypatch) -> tuple[pd.DataFrame, dict[str, by
 
 def kill_at(monkeypatch, row: int, error: BaseException) -> None:
     "Let the decoding of one row raise."
-    whole = store_module._read_one
+    whole = build_module._read_one
 
     def dying(index, *rest):
         if index == row:
             raise error
         return whole(index, *rest)
 
-    monkeypatch.setattr(store_module, "_read_one", dying)
+    monkeypatch.setattr(build_module, "_read_one", dying)
 
 
 @pytest.mark.parametrize("row", [0, 3, 4, 9, 16])
@@ -648,15 +649,15 @@ def full_disk(*arguments, **named):
 
 
 def break_fsync(patch) -> None:
-    patch.setattr(store_module.os, "fsync", full_disk)
+    patch.setattr(build_module.os, "fsync", full_disk)
 
 
 def break_tables(patch) -> None:
-    patch.setattr(store_module, "_write_tables", full_disk)
+    patch.setattr(build_module, "_write_tables", full_disk)
 
 
 def break_manifest(patch) -> None:
-    patch.setattr(store_module, "write_manifest", full_disk)
+    patch.setattr(build_module, "write_manifest", full_disk)
 
 
 def break_second_move(patch) -> None:
@@ -681,7 +682,7 @@ def test_a_full_disk_leaves_no_manifest_and_the_next_call_makes_the_same_bytes(
     folder = tmp_path / "full"
     with pytest.MonkeyPatch.context() as patch:
         broken(patch)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(MelanomaError, match="is full"):
             build_store(table, folder, [SIZE, 48])
     assert not (folder / "manifest.json").exists()
     build_store(table, folder, [SIZE, 48])
@@ -695,7 +696,7 @@ def test_a_forced_build_that_fails_does_not_pass_for_the_old_one(undisturbed, tm
     folder = tmp_path / "whole"
     with pytest.MonkeyPatch.context() as patch:
         break_fsync(patch)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(MelanomaError, match="is full"):
             build_store(table, folder, [SIZE, 48], force=True)
     assert not (folder / "manifest.json").exists()
 
