@@ -897,7 +897,8 @@ def test_one_fold_is_none():
 
 
 def test_an_unknown_way_with_duplicates_is_refused():
-    assert "drop, drop-near, keep" in refusal(BadFolds, make_folds, lesions(), 5, duplicates="forget")
+    said = refusal(BadFolds, make_folds, lesions(), 5, duplicates="forget")
+    assert "drop, drop-near, keep" in said
 
 
 def test_an_unknown_monitor_is_refused():
