@@ -29,7 +29,7 @@ $(READY): settings.ini setup.py pyproject.toml
 # under two minutes, before every commit: style, types, export and clean leave no difference
 check: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check nbs tests setup.py
+	$(BIN)/ruff format --check nbs tests benchmarks setup.py
 	$(BIN)/mypy
 	@was=$$(mktemp -d) && cp -r nbs melanoma $$was && \
 	PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean && \

@@ -254,11 +254,11 @@ def build_store(
         "sizes": [r.size for r in rules], "square": square, "decode": how,
         "decode_for": rules[0].decode_for,
     }  # fmt: skip
-    if not finished(folder / "manifest.json", parameters, inputs, force):
-        try:
+    try:
+        if not finished(folder / "manifest.json", parameters, inputs, force):
             _build(table, folder, rules, parameters, inputs, workers or usable_cpus())
-        except OSError as error:
-            raise _said_better(error, folder) from error
+    except OSError as error:
+        raise _said_better(error, folder) from error
     return Store.open(folder, rules[0].size)
 
 

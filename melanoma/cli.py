@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'RunName', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'Parameters', 'Force',
-           'DEMO_SIZE', 'DEMO_TRAINING', 'parameter_value', 'join_parameters', 'given_parameters', 'absolute_sources',
-           'prepare', 'folds', 'train', 'evaluate', 'predict', 'demo', 'runs', 'doctor', 'main']
+           'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'parameter_value', 'join_parameters', 'given_parameters',
+           'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'fetch_kaggle', 'fetch_isic', 'demo',
+           'runs', 'doctor', 'main']
 
 # %% ../nbs/70_cli.ipynb #84df929f
 import os
@@ -235,6 +236,38 @@ def predict(
         "group_col": group_col,
     } | given_parameters(p)
     run_stage("predict", values, home.folder / "predict.ipynb", home.root)
+
+# %% ../nbs/70_cli.ipynb #27bfd743
+fetch_app = typer.Typer(help="Download data sets from Kaggle or the ISIC Archive.")
+app.add_typer(fetch_app, name="fetch")
+
+
+@fetch_app.command("kaggle")
+def fetch_kaggle(
+    slug: Annotated[str, typer.Argument(help="owner/name of a data set, or a competition.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; default: data/NAME.")] = None,
+    force: Force = False,
+) -> None:
+    "Download a data set or a competition's files from Kaggle."
+    from melanoma import fetch
+
+    folder = out or Path("data") / slug.strip("/").split("/")[-1]
+    done = fetch.fetch_kaggle(slug, folder, force)
+    print(f"{slug} is in {done}; next: melanoma prepare --run NAME --source KIND={done}")
+
+
+@fetch_app.command("isic")
+def fetch_isic(
+    out: Annotated[Path, typer.Argument(help="Folder.")] = Path("data/isic"),
+    search: Annotated[str, typer.Option(help="For example: image_type:dermoscopic")] = "",
+    collections: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "",
+    limit: Annotated[int, typer.Option(help="Images at most; 0 = all.")] = 0,
+) -> None:
+    "Download images, and labels for them, from the ISIC Archive."
+    from melanoma import fetch
+
+    labels = fetch.fetch_isic(out, search, collections, limit)
+    print(f"next: melanoma prepare --run NAME --source csv={labels}")
 
 # %% ../nbs/70_cli.ipynb #5dab3c46
 DEMO_SIZE = 64

@@ -57,7 +57,8 @@ def place(
         return Path(path)
     inside = zipfile.Path(_archive(archive))
     if member:
-        return inside / (member + "/" if (inside / (member + "/")).is_dir() else member)
+        folder = any(name.startswith(member + "/") for name in inside.root.namelist())
+        return zipfile.Path(inside.root, member + "/" if folder else member)
     top = list(inside.iterdir())
     return top[0] if len(top) == 1 and top[0].is_dir() else inside
 

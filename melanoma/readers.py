@@ -273,10 +273,13 @@ def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
         )
     listed = [Path(v) for v in frame[source.image_col]]
     folder: Any = path.parent
-    folders = [folder / p for p in dict.fromkeys(p.parent.as_posix() for p in listed)]
-    folders = [folder if str(f).endswith("/.") else f for f in folders]
-    images = index_images([*folders, folder / "images"])
-    paths = [folder / p.as_posix() for p in listed]
+
+    def at(p: Path) -> Any:  # an absolute path is one on disk, whatever the table lies in
+        return p if p.is_absolute() else folder / p.as_posix() if p.parts else folder
+
+    images = index_images([*(at(p) for p in dict.fromkeys(p.parent for p in listed)),
+                           folder / "images"])  # fmt: skip
+    paths = [at(p) for p in listed]
     frame["path"] = [
         str(p)
         if p.suffix and p.is_file()

@@ -1,8 +1,10 @@
 """From sources to folds without training: every layout, the store, and groups that never leak."""
 
 import errno
+import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from melanoma import build as build_module
 from melanoma.build import build_store
-from melanoma.core import BadFolds, MelanomaError
+from melanoma.core import BadFolds, BadTable, MelanomaError
 from melanoma.folds import fold_rows, fold_table, make_folds
 from melanoma.images import Preprocessing, decode, resize
 from melanoma.store import Store
@@ -116,6 +118,82 @@ def make_isic2017(root: Path, training: int = 24, validation: int = 8) -> Path:
     return root
 
 
+DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+
+
+def make_isic2019(root: Path, n: int = 27) -> Path:
+    "One-hot diagnoses; every third image has no lesion_id; names may end in _downsampled."
+    folder = root / "ISIC_2019_Training_Input"
+    names = [
+        photo(folder / f"ISIC_6{i:03}{'_downsampled' if i % 4 == 0 else ''}.jpg", 6000 + i)
+        for i in range(n)
+    ]
+    marks = {d: [float(i % 9 == k) for i in range(n)] for k, d in enumerate(DIAGNOSES)}
+    write_csv(root / "ISIC_2019_Training_GroundTruth.csv", {"image": names} | marks)
+    about = {
+        "image": names[::-1],
+        "age_approx": [None, *range(30, 29 + n)],
+        "anatom_site_general": ["anterior torso", "head/neck", None] * (n // 3),
+        "lesion_id": [None if i % 3 == 0 else f"BCN_{i // 2}" for i in range(n)][::-1],
+        "sex": ["male"] * n,
+    }
+    write_csv(root / "ISIC_2019_Training_Metadata.csv", about)
+    return root
+
+
+def make_deotte(root: Path, patients: int = 30) -> Path:
+    "Deotte's train.csv: 15 shards by patient, the last two images marked −1; and its test set."
+    rows = []
+    for p in range(patients):
+        for i in range(2):
+            name = photo(root / "train" / f"ISIC_7{p:02}{i}.jpg", 7000 + 10 * p + i)
+            shard = -1 if p == patients - 1 else p % 15
+            rows.append((name, f"IP_7{p:02}", "male", 45, "torso", int(i == 0), shard, 6000, 4000))
+    names = ["image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge"]
+    names += ["target", "tfrecord", "width", "height"]
+    pd.DataFrame(rows, columns=names).to_csv(root / "train.csv", index=False)
+    tests = [photo(root / "test" / f"ISIC_79{i}.jpg", 7900 + i) for i in range(3)]
+    write_csv(root / "test.csv", {"image_name": tests, "patient_id": "IP_799"})
+    return root
+
+
+def dicom_file(path: Path, jpeg: bytes, **fields) -> None:
+    "A DICOM file as SIIM-2020's: a JPEG behind a header."
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    whole = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        whole.Columns, whole.Rows = image.size
+    whole.SamplesPerPixel, whole.PhotometricInterpretation = 3, "YBR_FULL_422"
+    whole.BitsAllocated, whole.BitsStored, whole.HighBit = 8, 8, 7
+    whole.PixelRepresentation, whole.PlanarConfiguration = 0, 0
+    whole.PixelData = encapsulate([jpeg])
+    whole["PixelData"].VR = "OB"
+    for name, value in fields.items():
+        setattr(whole, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save_as(path, enforce_file_format=True)
+
+
+def make_dicom(root: Path, n: int = 12) -> Path:
+    "A clinic's files: the header knows patient, sex, age and site."
+    for i in range(n):
+        photo(root / "plain.jpg", 8000 + i)
+        fields = {"PatientID": f"p{i // 3}", "PatientSex": "F", "PatientAge": "055Y"}
+        fields |= {"BodyPartExamined": "BACK"}
+        dicom_file(
+            root / f"visit{i % 2}" / f"d{i}.dcm", (root / "plain.jpg").read_bytes(), **fields
+        )
+    (root / "plain.jpg").unlink()
+    return root
+
+
 def make_csv(root: Path, n: int = 20) -> Path:
     "Paths absolute, relative, relative without suffix, and bare names beside images/."
     listed = []
@@ -154,6 +232,9 @@ def data(tmp_path_factory) -> Path:
     make_siim_npy(root / "siim-npy")
     make_ham10000(root / "ham10000")
     make_isic2017(root / "isic2017")
+    make_isic2019(root / "isic2019")
+    make_deotte(root / "deotte")
+    make_dicom(root / "dicom")
     make_csv(root / "csv")
     make_folder(root / "folder")
     # the same file in two sources, once under a group of two images
@@ -178,7 +259,8 @@ def table_of(data: Path, kind: str, split: str = "labelled") -> pd.DataFrame:
 
 
 FILES = ("siim2020", "ham10000", "isic2017", "csv", "folder")
-KINDS = (*FILES, "siim-npy")
+LATER = ("isic2019", "deotte", "dicom")
+KINDS = (*FILES, *LATER, "siim-npy")
 
 
 # lesion tables
@@ -188,7 +270,8 @@ KINDS = (*FILES, "siim-npy")
 def test_every_source_gives_the_same_columns_and_types(data, kind):
     table = table_of(data, kind)
     assert tuple(table.columns) == COLUMNS
-    assert set(table["source"]) == {kind} and set(table["target"]) == {0, 1}
+    assert set(table["source"]) == {kind}
+    assert set(table["target"]) == ({-1} if kind == "dicom" else {0, 1})
     assert table["image_name"].is_unique and table["group"].notna().all()
     assert table["age_approx"].dtype == float and table["train_only"].dtype == bool
     assert table["row"].notna().all() == (kind == "siim-npy")
@@ -277,6 +360,122 @@ def test_isic2017_may_keep_its_images_in_one_folder(data, tmp_path):
     moved = lesion_table(parse_sources(f"isic2017={copy}"))
     assert moved.drop(columns="path").equals(table_of(data, "isic2017").drop(columns="path"))
     assert {Path(p).parent.name for p in moved["path"]} == {"images"}
+
+
+def test_isic2019_knows_melanoma_lesion_and_site(data):
+    table = table_of(data, "isic2019").set_index("image_name")
+    assert len(table) == 27 and int(table["target"].sum()) == 3
+    assert table.loc["ISIC_6001", "diagnosis"] == "nv"
+    assert set(table["anatom_site"].dropna()) == {"torso", "head/neck"}
+    known = table["lesion_id"].notna()
+    assert (table.loc[known, "group"] == table.loc[known, "lesion_id"]).all()
+    assert (table.loc[~known, "group"] == table.index[~known]).all()
+    assert "ISIC_6000_downsampled" in table.index
+
+
+def test_isic2019_refuses_an_image_of_two_diagnoses(data, tmp_path):
+    copy = shutil.copytree(data / "isic2019", tmp_path / "isic2019")
+    label = copy / "ISIC_2019_Training_GroundTruth.csv"
+    frame = pd.read_csv(label)
+    frame.loc[3, "MEL"] = 1.0
+    frame.to_csv(label, index=False)
+    with pytest.raises(BadTable, match="not exactly one diagnosis: ISIC_6003"):
+        lesion_table(parse_sources(f"isic2019={copy}"))
+
+
+def test_deotte_leaves_out_what_is_marked_and_keeps_the_shards(data, capsys):
+    table = table_of(data, "deotte")
+    assert len(table) == 58 and "2 images of tfrecord −1 left out" in capsys.readouterr().out
+    assert table["tfrecord"].between(0, 14).all()
+    folds = make_folds(table, 5, scheme="tfrecord")
+    assert (folds["fold"] == table["tfrecord"] % 5).all()
+    assert (folds.groupby("group")["fold"].nunique() == 1).all()
+    tests = table_of(data, "deotte", "test")
+    assert len(tests) == 3 and (tests["target"] == -1).all()
+
+
+def test_deottes_extra_malignant_images_are_read_from_their_three_tables(tmp_path):
+    for k in (1, 2, 3):
+        name = photo(tmp_path / "jpeg128" / f"ISIC_75{k}.jpg", 7500 + k)
+        columns = {"image_name": [name], "patient_id": [-1], "target": [1], "tfrecord": [k]}
+        write_csv(tmp_path / f"train_malig_{k}.csv", columns)
+    table = lesion_table(parse_sources(f"deotte={tmp_path}"))
+    assert table["target"].tolist() == [1, 1, 1] and table["tfrecord"].tolist() == [1, 2, 3]
+    assert table["patient_id"].isna().all() and table["group"].nunique() == 3
+
+
+def test_two_sets_of_one_kind_are_told_apart_by_their_folders(data, tmp_path):
+    extra = make_deotte(tmp_path / "jpeg-isic2019-32x32", 15)
+    both = parse_sources(f"deotte={data / 'deotte'};deotte={extra}", "deotte-jpeg-isic2019-32x32")
+    table = lesion_table(both)
+    assert set(table["source"]) == {"deotte-deotte", "deotte-jpeg-isic2019-32x32"}
+    assert table.groupby("source")["train_only"].first().tolist() == [False, True]
+
+
+def test_tfrecords_and_a_set_without_shards_say_what_to_take(data, tmp_path):
+    (tmp_path / "train00-2071.tfrec").write_bytes(b"")
+    with pytest.raises(BadTable, match="jpeg-melanoma"):
+        lesion_table(parse_sources(f"deotte={tmp_path}"))
+    shutil.copytree(data / "siim2020" / "jpeg" / "train", tmp_path / "train")
+    shutil.copyfile(data / "siim2020" / "train.csv", tmp_path / "train.csv")
+    with pytest.raises(BadTable, match="no column tfrecord"):
+        lesion_table(parse_sources(f"deotte={tmp_path}"))
+
+
+def test_dicom_headers_fill_the_table(data):
+    table = table_of(data, "dicom")
+    assert len(table) == 12 and (table["target"] == -1).all()
+    assert table["group"].nunique() == 4 and table["group"].iloc[0].startswith("dicom:p")
+    assert set(table["anatom_site"]) == {"torso"} and set(table["sex"]) == {"female"}
+    assert set(table["age_approx"]) == {55.0}
+
+
+def test_dicom_in_siims_layout_is_labelled_by_its_table(data, tmp_path):
+    for path in (data / "siim2020" / "jpeg" / "train").glob("*.jpg"):
+        dicom_file(tmp_path / "train" / f"{path.stem}.dcm", path.read_bytes())
+    shutil.copyfile(data / "siim2020" / "train.csv", tmp_path / "train.csv")
+    ours = build_store(lesion_table(parse_sources(f"dicom={tmp_path}")), tmp_path / "a", [SIZE])
+    same = build_store(table_of(data, "siim2020"), tmp_path / "b", [SIZE])
+    assert (ours.table["target"] == same.table["target"]).all()
+    assert np.array_equal(ours.images, same.images)  # the JPEG inside, by the same rule
+
+
+@pytest.mark.parametrize("kind", [*FILES, *LATER])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_archive_reads_as_the_folder_that_was_packed(data, tmp_path, kind, wrapped):
+    archive, root = tmp_path / "data set.zip", data / kind
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                name = path.relative_to(root).as_posix()
+                target.write(path, f"{root.name}/{name}" if wrapped else name)
+    inside = archive if kind != "csv" else archive / ("csv/labels.csv" if wrapped else "labels.csv")
+    packed = lesion_table(parse_sources(f"{kind}={inside}", **CSV_COLUMNS))
+    plain = table_of(data, kind)
+    pd.testing.assert_frame_equal(packed.drop(columns="path"), plain.drop(columns="path"))
+    ours = build_store(packed, tmp_path / "packed", [SIZE])
+    assert np.array_equal(ours.images, build_store(plain, tmp_path / "plain", [SIZE]).images)
+
+
+def test_a_damaged_archive_and_a_damaged_member_are_named(data, tmp_path):
+    archive = tmp_path / "folder.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in sorted((data / "folder").rglob("*.png")):
+            target.write(path, path.relative_to(data / "folder").as_posix())
+    whole = archive.read_bytes()
+    png = whole.index(b"\x89PNG") + 200
+    archive.write_bytes(whole[:png] + bytes(16) + whole[png + 16 :])
+    store = build_store(lesion_table(parse_sources(f"folder={archive}")), tmp_path / "s", [SIZE])
+    assert len(store.rejected) == 1 and "CRC" in store.rejected["reason"].iloc[0]
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadTable, match="no readable zip archive"):
+        lesion_table(parse_sources(f"folder={archive}"))
+
+
+def test_arrays_in_an_archive_must_be_unpacked(data, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "npy"), "zip", data / "siim-npy")
+    with pytest.raises(BadTable, match="unpack it"):
+        lesion_table(parse_sources(f"siim-npy={archive}"), "labelled", SIZE)
 
 
 def test_a_csv_lists_files_in_any_of_four_ways(data):
