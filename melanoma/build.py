@@ -70,6 +70,10 @@ def _read_one(index: int, path: str, row: int | None, rules: list[Preprocessing]
         return entry, [resize(image.pixels, rule.size, rule.square) for rule in rules]
     except BadImage as error:
         return _Entry(index, str(error)), []
+    except BadInput:  # a library is missing: no image's fault
+        raise
+    except Exception as error:  # one image never stops the others; rejected.csv tells of it
+        return _Entry(index, f"cannot be decoded: {type(error).__name__}: {error}"), []
 
 
 def _of_row(index: int, pixels: np.ndarray) -> _Entry:

@@ -352,6 +352,10 @@ def doctor() -> None:
         print(f"kernel     python3: {kernel}")
     except NoSuchKernel:
         bad.append("no Jupyter kernel python3: pip install ipykernel")
+    extras = package_versions(("pydicom", "kagglehub", "isic-cli"))
+    missing = [name for name in ("pydicom", "kagglehub", "isic-cli") if name not in extras]
+    have = ", ".join(f"{name} {number}" for name, number in extras.items()) or "none"
+    print(f"extras     {have}" + (f"; not installed: {', '.join(missing)}" if missing else ""))
     lite = [arch for arch in LITE_PACKAGES if lite_file(arch)]
     print(f"weights    installed: {', '.join(lite) or 'none'}")
     root = project_root()

@@ -134,6 +134,7 @@ def package_versions(
         "albumentations",
         "numpy",
         "opencv-python-headless",
+        "simplejpeg",
         "pillow",
     ),
 ) -> dict[str, str]:

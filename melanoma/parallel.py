@@ -18,6 +18,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from .core import MelanomaError
+
 # %% ../nbs/05_parallel.ipynb #24124e6a
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -106,19 +108,32 @@ def ordered_map(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _proven_pool() -> ProcessPoolExecutor:
+    "One process that has answered: where none can start, no item is to blame."
+    pool = _pool(1)
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise MelanomaError(
+            "no further process can be started here. A script that prepares images must do so "
+            "below `if __name__ == '__main__':`; else ask for one worker."
+        ) from None
+    return pool
+
+
 def _one_by_one(
     function: Callable[[Item], Result], batch: list[Item], crashed: Callable[[Item], Result]
 ) -> list[Result]:
     "Each item in a process that only it can bring down."
     results: list[Result] = []
-    pool = _pool(1)
+    pool = _proven_pool()
     try:
         for item in batch:
             try:
                 results.append(pool.submit(function, item).result())
             except BrokenProcessPool:
                 results.append(crashed(item))
-                pool = _pool(1)
+                pool = _proven_pool()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return results

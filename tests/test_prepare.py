@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def lesion(seed: int, width: int = 1200, height: int = 800) -> Image.Image:
     y, x = np.mgrid[:60, :90]
     spots = sum(
         np.exp(-((x - a) ** 2 + (y - b) ** 2) / s)
-        for a, b, s in zip(rng.uniform(5, 85, 12), rng.uniform(5, 55, 12), rng.uniform(9, 90, 12))
+        for a, b, s in rng.uniform((5, 5, 9), (85, 55, 90), (12, 3))
     )
     skin = 220 - 60 * spots[..., None] * [0.6, 1, 1.1] + rng.normal(0, 4, (60, 90, 3))
     small = Image.fromarray(skin.clip(0, 255).astype(np.uint8))
@@ -192,6 +193,34 @@ def test_an_exception_of_the_function_arrives():
         list(results)
 
 
+def test_a_script_without_a_guard_is_told_so_and_no_image_is_blamed(tmp_path):
+    script = tmp_path / "careless.py"
+    script.write_text(
+        "import math\nfrom melanoma.parallel import ordered_map\n"
+        "print(list(ordered_map(math.sqrt, range(100), 2, crashed=lambda i: -1)))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode and not done.stdout
+    assert "no further process can be started here" in done.stderr
+
+
+def test_an_unforeseen_error_costs_its_image_alone(tmp_path, monkeypatch):
+    table = folder_of(tmp_path / "photos", 10)
+    whole, calls = build.perceptual_hash, []
+
+    def odd(image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise ArithmeticError("too dark")
+        return whole(image)
+
+    monkeypatch.setattr(build, "perceptual_hash", odd)
+    store = build_store(table, tmp_path / "store", [32])
+    said = dict(zip(store.rejected["image_name"], store.rejected["reason"], strict=True))
+    assert said.pop("photo0002") == "cannot be decoded: ArithmeticError: too dark"
+    assert list(said) == ["photo0007"] and len(store) == 8
+
+
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     code = (
         "import time\nfrom test_prepare import double\n"
@@ -227,6 +256,13 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(many, tmp_path, work
     assert contents(tmp_path / "store") == expected
 
 
+def journalled(store: Path) -> int:
+    "How many images the journal of an unfinished store vouches for."
+    journal = next(store.glob("unfinished-*/journal.jsonl"), None)
+    lines = journal.read_text().splitlines() if journal else []
+    return sum(len(json.loads(line)) for line in lines if line.endswith("]"))
+
+
 def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
     table, expected = many
     table.to_parquet(tmp_path / "table.parquet")
@@ -241,20 +277,12 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         until = time.monotonic() + 60
-        while time.monotonic() < until:
-            journal = next(store.glob("unfinished-*/journal.jsonl"), None)
-            lines = journal.read_bytes().count(b"\n") if journal else 0
-            if lines > done or process.poll() is not None:
-                break
+        while journalled(store) <= done and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
         process.kill()
         process.wait()
-        journal = next(store.glob("unfinished-*/journal.jsonl"))
-        now = sum(
-            len(json.loads(line)) for line in journal.read_text().splitlines() if line[-1] == "]"
-        )
-        assert now > 0 and not (store / "manifest.json").exists()
-        done = len(journal.read_text().splitlines())
+        assert journalled(store) > done and not (store / "manifest.json").exists()
+        done = journalled(store)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
 
@@ -265,7 +293,7 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
 
         patch.setattr(build, "ordered_map", watched)
         build_store(table, store, [32, 64], workers=2)
-    assert asked == list(range(now, 400))  # what the journal vouches for is not read again
+    assert asked == list(range(done, 400))  # what the journal vouches for is not read again
     assert contents(store) == expected
 
 
@@ -339,21 +367,21 @@ def test_a_read_only_folder_is_named(many, tmp_path):
         build_store(table, disk / "store", [32])
 
 
-def test_a_folder_of_somebody_else_is_named(many, tmp_path):
+def test_a_folder_of_somebody_else_is_named(many):
     table, _ = many
-    if os.geteuid():
-        (tmp_path / "closed").mkdir(mode=0o500)
-        with pytest.raises(BadInput, match="cannot be written to"):
-            build_store(table, tmp_path / "closed" / "store", [32])
-        return
-    (tmp_path / "closed").mkdir(mode=0o755)
-    os.seteuid(65_534)
+    closed = Path(tempfile.mkdtemp())  # not below tmp_path, which nobody else may enter
+    closed.chmod(0o555)
+    root = os.geteuid() == 0
     try:
+        if root:
+            os.seteuid(65_534)
         with pytest.raises(BadInput, match="cannot be written to: Permission denied"):
-            build_store(table, tmp_path / "closed" / "store", [32], workers=1)
+            build_store(table, closed / "store", [32], workers=1)
+        assert not list(closed.iterdir())
     finally:
-        os.seteuid(0)
-    assert not list((tmp_path / "closed").iterdir())
+        if root:
+            os.seteuid(0)
+        closed.rmdir()
 
 
 def test_files_that_vanish_while_reading_are_rejected_and_the_rest_kept(tmp_path, monkeypatch):
