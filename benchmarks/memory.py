@@ -44,6 +44,7 @@ def make_store(folder: Path, pixels: np.ndarray, n: int) -> Path:
             "image_name": [f"ISIC_{i:07d}" for i in range(n)],
             "path": [f"data/siim2020/jpeg/train/ISIC_{i:07d}.jpg" for i in range(n)],
             "patient_id": [f"IP_{i // 16:07d}" for i in range(n)],
+            "group": [f"IP_{i // 16:07d}" for i in range(n)],
             "target": (np.arange(n) % 56 == 0).astype(int),
             "sha256": [f"{i:064x}" for i in range(n)],
             "phash": [f"{i:064x}" for i in range(n)],
@@ -66,8 +67,9 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     from melanoma.engine import FitConfig, choose_hardware, make_optimizer, train_epoch
     from melanoma.loss import make_loss
     from melanoma.model import create_model
+    from melanoma.training import STORE_COLUMNS
 
-    store = Store.open(Path(folder))
+    store = Store.open(Path(folder), columns=STORE_COLUMNS)
     rows = np.random.default_rng(0).choice(len(store), batch * steps, replace=True)
     size = store.preprocessing.size
     targets = store.table["target"].to_numpy()
@@ -100,9 +102,10 @@ def peak_uss(arguments: list[str]) -> float:  # MB
 def first_batch(folder: Path) -> float:
     "Open a store, make the loader, take one batch."
     from melanoma.dataset import LesionDataset, make_loader
+    from melanoma.training import STORE_COLUMNS
 
     start = time.perf_counter()
-    store = Store.open(folder)
+    store = Store.open(folder, columns=STORE_COLUMNS)
     data = LesionDataset(store.images, np.arange(len(store)), store.table["target"].to_numpy())
     next(iter(make_loader(data, 32, shuffle=True)))
     return time.perf_counter() - start
@@ -146,7 +149,7 @@ def real_pixels(size: int, n: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--folder", default=None, help="where 30 GB may be written")
     parser.add_argument("--train", nargs=3, metavar=("STORE", "BATCH", "STEPS"))

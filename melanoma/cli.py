@@ -245,14 +245,13 @@ app.add_typer(fetch_app, name="fetch")
 @fetch_app.command("kaggle")
 def fetch_kaggle(
     slug: Annotated[str, typer.Argument(help="owner/name of a data set, or a competition.")],
-    out: Annotated[Path | None, typer.Option(help="Folder; default: data/NAME.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all that comes from Kaggle.")] = Path("data"),
     force: Force = False,
 ) -> None:
     "Download a data set or a competition's files from Kaggle."
     from melanoma import fetch
 
-    folder = out or Path("data") / slug.strip("/").split("/")[-1]
-    done = fetch.fetch_kaggle(slug, folder, force)
+    done = fetch.fetch_kaggle(slug, out, force)
     print(f"{slug} is in {done}; next: melanoma prepare --run NAME --source KIND={done}")
 
 

@@ -95,9 +95,12 @@ def dicom_fields(
     "What a DICOM header says of the patient."
     pydicom = _pydicom()
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-    except pydicom.errors.InvalidDicomError:
+        return _fields(pydicom.dcmread(file, stop_before_pixels=True))
+    except Exception:  # pydicom raises nearly anything; when the picture is read its reason is kept
         return dict.fromkeys(("patient_id", "sex", "age_approx", "anatom_site"))
+
+
+def _fields(header: Any) -> dict[str, Any]:
     sex = {"M": "male", "F": "female"}.get(str(header.get("PatientSex") or "").strip().upper())
     site = str(header.get("BodyPartExamined") or "").strip().lower() or None
     return {

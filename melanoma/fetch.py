@@ -6,6 +6,7 @@
 __all__ = ['KAGGLE_TOKEN', 'fetch_kaggle', 'isic_labels', 'fetch_isic']
 
 # %% ../nbs/63_fetch.ipynb #ac69097e
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +22,10 @@ KAGGLE_TOKEN = (
 
 def fetch_kaggle(
     slug: str,  # owner/name of a data set, or the name of a competition
-    out: Path,  # the folder it goes to
-    force: bool = False,  # load it again though it is there
-) -> Path:
-    "Download a data set or a competition's files; a part that is there is not loaded again."
+    out: Path,  # kagglehub's folder: it keeps sets apart by owner, name and version
+    force: bool = False,  # load this set again though it is there
+) -> Path:  # where the files are, below `out`
+    "Download a data set or a competition's files; what is there is not loaded again."
     try:
         import kagglehub
         from kagglehub.exceptions import (
@@ -41,9 +42,9 @@ def fetch_kaggle(
     competition = "/" not in known
     load = kagglehub.competition_download if competition else kagglehub.dataset_download
     rules = f"https://www.kaggle.com/c/{known}/rules"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["KAGGLEHUB_CACHE"] = str(out.absolute())
     try:
-        return Path(load(known, output_dir=str(out), force_download=force))
+        return Path(load(known, force_download=force))
     except (UnauthenticatedError, CredentialError):
         raise BadInput(f"Kaggle does not know who is asking: {KAGGLE_TOKEN}.") from None
     except KaggleApiHTTPError as error:
@@ -59,10 +60,6 @@ def fetch_kaggle(
         raise MelanomaError(f"Kaggle: {error}") from None
     except DataCorruptionError as error:
         raise MelanomaError(f"{known} arrived damaged ({error}): fetch it again.") from None
-    except FileExistsError:
-        raise BadInput(
-            f"{out} holds files already: take another --out, or --force to load it again."
-        ) from None
     except ValueError as error:
         raise BadInput(f"{slug!r}: {error}") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
@@ -125,7 +122,8 @@ def fetch_isic(
         raise MelanomaError(f"isic-cli left no metadata.csv in {out}: see what it said above.")
     metadata = pd.read_csv(out / "metadata.csv", dtype={"isic_id": str})
     labels = isic_labels(metadata)
-    lost = [n for n in labels["image_name"] if not any(out.glob(f"{n}.*"))]
+    have = {path.stem for path in out.iterdir()}
+    lost = [name for name in labels["image_name"] if name not in have]
     if lost:
         raise MelanomaError(
             f"{len(lost):,} images did not arrive, the first {lost[0]}: the same command goes on."

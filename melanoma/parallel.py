@@ -62,9 +62,12 @@ def ordered_map(
     items: Iterable[Item],
     workers: int = 0,  # processes; 0 = one a usable CPU, 1 = here, without another process
     crashed: Callable[[Item], Result] | None = None,  # stands in for an item that kills its process
+    size: int = BATCH,  # items handed over at once
 ) -> Generator[Result, None, None]:
-    "Results in the items' order, `BATCH · WINDOW · workers` items under way at most."
-    workers = workers or usable_cpus()
+    "Results in the items' order, `size · WINDOW · workers` items under way at most."
+    workers = usable_cpus() if workers < 1 else workers
+    if sys.platform == "win32":
+        workers = min(workers, 61)  # more handles than that it cannot wait for
     rest: Iterator[Item] = iter(items)
     first = list(itertools.islice(rest, 2 * BATCH))
     if workers == 1 or len(first) < 2 * BATCH:  # starting processes takes longer than so few items
@@ -85,7 +88,7 @@ def ordered_map(
     try:
         while True:
             while len(under_way) < WINDOW * workers:
-                batch = list(itertools.islice(rest, BATCH))
+                batch = list(itertools.islice(rest, size))
                 if not batch:
                     break
                 hand_out(batch)

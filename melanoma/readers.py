@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from .core import BadTable, shown
-from .dicom import dicom_fields
+from .dicom import dicom_fields, is_dicom
 from .duplicates import join_groups
-from .files import walk
+from .files import is_clutter, walk
 from melanoma.sources import (
     COLUMNS,
     IMAGE_SUFFIXES,
+    SITES,
     Place,
     Source,
     index_images,
@@ -246,14 +247,28 @@ def read_dicom(source: Source, split: str) -> pd.DataFrame:
             return frame.assign(path=frame["image_name"].map(images))
 
         return _read_siim(source, split, files)
-    found = sorted((p for p in walk(root) if p.suffix.lower() in (".dcm", ".dicom")), key=str)
-    if not found:
-        raise BadTable(f"{source.path} has no .dcm files; {listing(root)}")
     rows = []
-    for file in found:
+    for file in sorted(walk(root), key=str):
+        suffix = file.suffix.lower()
+        if suffix not in (".dcm", ".dicom", "") or file.name == "DICOMDIR":
+            continue
         with file.open("rb") as header:
+            if not suffix and not is_dicom(header.read(132)):  # exports often have no suffix
+                continue
+            header.seek(0)
             rows.append({"image_name": file.stem, "path": str(file)} | dicom_fields(header))
-    return pd.DataFrame(rows).assign(target=-1, split="train")
+    if not rows:
+        raise BadTable(f"{source.path} has no DICOM files; {listing(root)}")
+    frame = pd.DataFrame(rows).assign(target=-1, split="train")
+    if frame["image_name"].duplicated().any():  # every patient has an IMG0001: add the folder
+        inner = [p[len(str(root)) :].strip("/\\") for p in frame["path"]]
+        frame["image_name"] = [p.removesuffix(".dcm").replace("\\", "/") for p in inner]
+    site = frame["anatom_site"].str.lower()
+    odd = site.notna() & ~site.isin(list(SITES))
+    if odd.any():
+        print(f"{source.path}: body site {shown(sorted(set(site[odd])))} taken as not known")
+        frame.loc[odd, "anatom_site"] = None
+    return frame
 
 
 def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
@@ -277,15 +292,17 @@ def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
     def at(p: Path) -> Any:  # an absolute path is one on disk, whatever the table lies in
         return p if p.is_absolute() else folder / p.as_posix() if p.parts else folder
 
-    images = index_images([*(at(p) for p in dict.fromkeys(p.parent for p in listed)),
-                           folder / "images"])  # fmt: skip
+    beside = {p: index_images([at(p)]) for p in dict.fromkeys(p.parent for p in listed)}
+    images = index_images([folder / "images"])  # for bare names
     paths = [at(p) for p in listed]
-    frame["path"] = [
-        str(p)
-        if p.suffix and p.is_file()
-        else images.get(p.stem if p.suffix.lower() in IMAGE_SUFFIXES else p.name)
-        for p in paths
-    ]
+
+    def found(p: Path, path: Any) -> str | None:
+        if p.suffix and path.is_file():
+            return str(path)
+        stem = p.stem if p.suffix.lower() in IMAGE_SUFFIXES else p.name
+        return beside[p.parent].get(stem) or (images.get(stem) if len(p.parts) == 1 else None)
+
+    frame["path"] = [found(p, path) for p, path in zip(listed, paths, strict=True)]
     frame["image_name"] = [p.stem if p.suffix.lower() in IMAGE_SUFFIXES else p.name for p in listed]
     if source.group_col:
         frame["patient_id"] = frame[source.group_col].astype("string")
@@ -314,6 +331,7 @@ def read_folder(source: Source, split: str) -> pd.DataFrame:
     for label, folder in sorted(classes.items()) or [("", root)]:
         target = -1 if not label else int(label.lower() != "benign")
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        files = [p for p in files if not is_clutter(p.name)]
         files.sort(key=lambda p: p.name)
         rows += [(p.stem, str(p), target) for p in files]
     if not rows:

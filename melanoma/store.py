@@ -142,6 +142,7 @@ class Store:
         cls,
         folder: Path,  # output/R/store
         size: int = 0,  # px; 0 = the first that was prepared
+        columns: list[str] | None = None,  # of the table, where not all are needed; None = all
     ) -> "Store":
         "Open a finished store without reading its pixels."
         folder = Path(folder)
@@ -149,7 +150,9 @@ class Store:
         manifest = read_json(folder / "manifest.json")
         try:
             images = ImageArray(folder / str(size) / "images.npy")
-            table = pd.read_parquet(folder / "table.parquet")
+            table = pd.read_parquet(
+                folder / "table.parquet", columns=columns, use_threads=False, pre_buffer=False
+            )  # a few milliseconds; threads and buffers would leave memory behind
         except (OSError, ValueError) as error:
             raise BadInput(
                 f"{folder} is damaged ({error}); prepare it again with --force."
@@ -166,4 +169,8 @@ class Store:
     def duplicates(self) -> pd.DataFrame:  # duplicates.PAIR_COLUMNS
         "Pairs of images that show one photo or nearly so, within and across sources and splits."
         path = self.folder / "duplicates.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=PAIR_COLUMNS)
+        text = {f"{c}_{k}": str for c in ("source", "image_name", "split") for k in (1, 2)}
+        if not path.is_file():
+            return pd.DataFrame(columns=PAIR_COLUMNS)
+        return pd.read_csv(path, dtype=text | {"distance": "Int64"}, keep_default_na=False,
+                           na_values={"distance": [""]})  # fmt: skip

@@ -162,13 +162,15 @@ def test_a_competition_without_a_token_says_how_to_make_one(at_kaggle, tmp_path)
         fetch_kaggle("mole-competition", tmp_path / "data")
 
 
-def test_a_folder_with_other_files_in_it_is_left_alone(at_kaggle, tmp_path):
+@pytest.mark.parametrize("force", [False, True])
+def test_other_files_in_the_folder_are_left_alone(at_kaggle, tmp_path, force):
     at_kaggle()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="holds files already"):
-        fetch_kaggle("clinic/moles", tmp_path / "data")
+    for _ in range(2):
+        found = fetch_kaggle("clinic/moles", tmp_path / "data", force)
     assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
+    assert found.is_relative_to(tmp_path / "data") and len(list(found.rglob("*.jpg"))) == 2
 
 
 def test_a_slug_that_is_none_is_refused(at_kaggle, tmp_path):
@@ -284,4 +286,4 @@ def test_the_command_says_what_comes_next(at_kaggle, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as leaving:
         main()
     assert leaving.value.code == 0
-    assert f"melanoma prepare --run NAME --source KIND={out}" in capsys.readouterr().out
+    assert f"melanoma prepare --run NAME --source KIND={out}/" in capsys.readouterr().out

@@ -297,6 +297,29 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
     assert contents(store) == expected
 
 
+def test_two_processes_do_not_prepare_one_store(many, tmp_path, monkeypatch):
+    table, expected = many
+    whole = build._fill
+
+    def meanwhile(*arguments):
+        with pytest.raises(BadInput, match="being prepared by another process"):
+            build_store(table, tmp_path / "store", [32, 64])
+        return whole(*arguments)
+
+    monkeypatch.setattr(build, "_fill", meanwhile)
+    build_store(table, tmp_path / "store", [32, 64])
+    assert contents(tmp_path / "store") == expected
+
+
+def test_names_that_are_numbers_stay_text(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("0101", "0102"):
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(jpeg(lesion(1)))
+    table = lesion_table(parse_sources(f"folder={tmp_path / 'photos'}"))
+    pairs = build_store(table, tmp_path / "store", [32]).duplicates()
+    assert pairs[["image_name_1", "image_name_2"]].values.tolist() == [["0101", "0102"]]
+
+
 def test_an_image_that_brings_the_decoder_down_is_rejected(tmp_path, monkeypatch):
     table = folder_of(tmp_path / "photos", 40)
     killer = Path(table["path"].iloc[5])

@@ -430,6 +430,44 @@ def test_dicom_headers_fill_the_table(data):
     assert set(table["age_approx"]) == {55.0}
 
 
+def test_a_clinics_dicom_folder_has_its_oddities(data, tmp_path, capsys):
+    photo(tmp_path / "plain.jpg", 8100)
+    jpeg = (tmp_path / "plain.jpg").read_bytes()
+    for patient in ("p1", "p2"):  # the same file names for each patient, and no suffix
+        folder = tmp_path / "cd" / patient
+        dicom_file(folder / "IM0001", jpeg, PatientID=patient, BodyPartExamined="SKIN")
+        dicom_file(folder / "IM0002", jpeg, PatientID=patient, BodyPartExamined="ARM")
+    (tmp_path / "cd" / "README").write_text("no picture")
+    cut = tmp_path / "cd" / "p2" / "IM0002"
+    cut.write_bytes(cut.read_bytes()[:300])
+    table = lesion_table(parse_sources(f"dicom={tmp_path / 'cd'}"))
+    assert table["image_name"].tolist() == ["p1/IM0001", "p1/IM0002", "p2/IM0001", "p2/IM0002"]
+    assert "body site skin taken as not known" in capsys.readouterr().out
+    assert table["anatom_site"].dropna().tolist() == ["upper extremity"]
+    store = build_store(table, tmp_path / "store", [SIZE])
+    assert len(store) == 3 and store.rejected["image_name"].tolist() == ["p2/IM0002"]
+
+
+def test_a_csv_never_takes_a_picture_from_another_folder(tmp_path):
+    photo(tmp_path / "p2" / "1.png", 8200)
+    photo(tmp_path / "p2" / "2.png", 8201)
+    columns = {"image_name": ["p1/1.png", "p2/2.png"], "target": [0, 1]}
+    write_csv(tmp_path / "labels.csv", columns)
+    with pytest.raises(BadTable, match="1 of 2 images listed have no file: 1"):
+        lesion_table(parse_sources(f"csv={tmp_path / 'labels.csv'}"))
+
+
+def test_what_a_mac_adds_to_an_archive_is_passed_over(data, tmp_path):
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in sorted((data / "folder").rglob("*.png")):
+            name = path.relative_to(data / "folder").as_posix()
+            target.write(path, f"photos/{name}")
+            target.writestr(f"__MACOSX/photos/{path.parent.name}/._{path.name}", b"fork")
+            target.writestr(f"photos/{path.parent.name}/._{path.name}", b"fork")
+    assert len(lesion_table(parse_sources(f"folder={archive}"))) == 16
+
+
 def test_dicom_in_siims_layout_is_labelled_by_its_table(data, tmp_path):
     for path in (data / "siim2020" / "jpeg" / "train").glob("*.jpg"):
         dicom_file(tmp_path / "train" / f"{path.stem}.dcm", path.read_bytes())
@@ -470,6 +508,11 @@ def test_a_damaged_archive_and_a_damaged_member_are_named(data, tmp_path):
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadTable, match="no readable zip archive"):
         lesion_table(parse_sources(f"folder={archive}"))
+    with zipfile.ZipFile(archive, "w") as target:
+        target.writestr("labels.csv", "image_name,target\nmole,0\n")
+    archive.write_bytes(archive.read_bytes().replace(b"mole,0", b"mole,1"))
+    with pytest.raises(BadTable, match="labels.csv is not readable as CSV.*CRC"):
+        lesion_table(parse_sources(f"csv={archive}/labels.csv"))
 
 
 def test_arrays_in_an_archive_must_be_unpacked(data, tmp_path):
