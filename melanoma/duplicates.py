@@ -84,11 +84,16 @@ def _star(key: pd.Series) -> pd.DataFrame:  # first, second
     return pd.DataFrame({"first": first[later].to_numpy(), "second": position[later].to_numpy()})
 
 
+def _published(table: pd.DataFrame) -> pd.Series:
+    "A key that is equal for images which the data set itself calls one photo."
+    return table["source"] + "/" + table["duplicate_of"].fillna(table["image_name"])
+
+
 def duplicate_pairs(
     table: pd.DataFrame,  # a lesion table with sha256, phash and duplicate_of, indexed from 0
 ) -> pd.DataFrame:  # first, second: rows; kind; distance: bits
     "Every duplicate that can be seen; of several identical files each with the first."
-    known = table["source"] + "/" + table["duplicate_of"].fillna(table["image_name"])
+    known = _published(table)
     close = near_pairs(table["phash"])
     pairs = pd.concat(
         [
@@ -122,8 +127,7 @@ def join_duplicates(
     table = table.reset_index(drop=True)
     pairs = duplicate_pairs(table)
     listed = _named(pairs, table)
-    known = table["source"] + "/" + table["duplicate_of"].fillna(table["image_name"])
-    photo = join_groups(known, table["sha256"])
+    photo = join_groups(_published(table), table["sha256"])
     first = table.groupby(photo)["image_name"].transform("first")
     table["duplicate_of"] = first.where(photo.duplicated(), None).astype("string")
 

@@ -93,7 +93,7 @@ def fetch_isic(
     search: str = "",  # such as: diagnosis_3:"Melanoma Invasive" AND image_type:dermoscopic
     collections: str = "",  # numbers of collections, separated by commas
     limit: int = 0,  # images at most; 0 = all that match
-) -> Path:  # labels.csv, or the folder where nothing is diagnosed
+) -> Path:  # labels.csv in it
     "Download images and metadata from the ISIC Archive; what is there is not loaded again."
     try:
         import requests
@@ -103,7 +103,7 @@ def fetch_isic(
     import click
 
     archive = isic.DOMAINS["prod"]
-    try:  # isic-cli itself tries for hours
+    try:  # isic-cli itself tries fifteen times, with pauses of up to two minutes
         requests.get(f"{archive}/api/v2/images/search/?limit=1", timeout=20).raise_for_status()
     except requests.exceptions.RequestException as error:
         raise MelanomaError(f"the ISIC Archive cannot be reached: {error}") from None

@@ -250,19 +250,24 @@ def read_dicom(source: Source, split: str) -> pd.DataFrame:
     rows = []
     for file in sorted(walk(root), key=str):
         suffix = file.suffix.lower()
-        if suffix not in (".dcm", ".dicom", "") or file.name == "DICOMDIR":
+        named = suffix in (".dcm", ".dicom")
+        # exports often have no suffix, or a UID for a name: 1.2.840.113619.2
+        if not named and suffix and not suffix[1:].isdigit() or file.name == "DICOMDIR":
             continue
         with file.open("rb") as header:
-            if not suffix and not is_dicom(header.read(132)):  # exports often have no suffix
+            if not named and not is_dicom(header.read(132)):
                 continue
             header.seek(0)
-            rows.append({"image_name": file.stem, "path": str(file)} | dicom_fields(header))
+            name = file.stem if named else file.name
+            rows.append({"image_name": name, "path": str(file)} | dicom_fields(header))
     if not rows:
         raise BadTable(f"{source.path} has no DICOM files; {listing(root)}")
     frame = pd.DataFrame(rows).assign(target=-1, split="train")
     if frame["image_name"].duplicated().any():  # every patient has an IMG0001: add the folder
-        inner = [p[len(str(root)) :].strip("/\\") for p in frame["path"]]
-        frame["image_name"] = [p.removesuffix(".dcm").replace("\\", "/") for p in inner]
+        inner = [Path(p[len(str(root)) :].strip("/\\")).parent for p in frame["path"]]
+        frame["image_name"] = [
+            (p / name).as_posix() for p, name in zip(inner, frame["image_name"], strict=True)
+        ]
     site = frame["anatom_site"].str.lower()
     odd = site.notna() & ~site.isin(list(SITES))
     if odd.any():

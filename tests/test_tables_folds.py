@@ -437,15 +437,17 @@ def test_a_clinics_dicom_folder_has_its_oddities(data, tmp_path, capsys):
         folder = tmp_path / "cd" / patient
         dicom_file(folder / "IM0001", jpeg, PatientID=patient, BodyPartExamined="SKIN")
         dicom_file(folder / "IM0002", jpeg, PatientID=patient, BodyPartExamined="ARM")
+    dicom_file(tmp_path / "cd" / "p3" / "1.2.840.7", jpeg, PatientID="p3")
     (tmp_path / "cd" / "README").write_text("no picture")
     cut = tmp_path / "cd" / "p2" / "IM0002"
     cut.write_bytes(cut.read_bytes()[:300])
     table = lesion_table(parse_sources(f"dicom={tmp_path / 'cd'}"))
-    assert table["image_name"].tolist() == ["p1/IM0001", "p1/IM0002", "p2/IM0001", "p2/IM0002"]
+    names = ["p1/IM0001", "p1/IM0002", "p2/IM0001", "p2/IM0002", "p3/1.2.840.7"]
+    assert table["image_name"].tolist() == names
     assert "body site skin taken as not known" in capsys.readouterr().out
     assert table["anatom_site"].dropna().tolist() == ["upper extremity"]
     store = build_store(table, tmp_path / "store", [SIZE])
-    assert len(store) == 3 and store.rejected["image_name"].tolist() == ["p2/IM0002"]
+    assert len(store) == 4 and store.rejected["image_name"].tolist() == ["p2/IM0002"]
 
 
 def test_a_csv_never_takes_a_picture_from_another_folder(tmp_path):
