@@ -19,6 +19,7 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 from scipy.stats import rankdata
 
+from .context import patient_context
 from .core import BadInput, Run, atomic_path, shown
 from .dataset import LesionDataset, make_loader
 from .engine import Hardware, predict
@@ -127,15 +128,13 @@ def within_patient(
     logit: np.ndarray,  # (n,), NaN where there is no prediction
 ) -> pd.DataFrame:  # patient_rank (from 1), outlier (robust z; NaN for fewer than 3 lesions)
     "Rank and outlier score of each lesion among its patient's."
-    frame = pd.DataFrame({"patient": patient_id.to_numpy(), "logit": logit})
-    by = frame.groupby("patient", dropna=True)["logit"]
-    median = by.transform("median")
-    spread = (frame["logit"] - median).abs().groupby(frame["patient"]).transform("median")
-    # a floor of a tenth of a logit: twins that the model cannot tell apart are no outliers
-    z = (frame["logit"] - median) / np.maximum(1.4826 * spread, 0.1)
-    rank = by.rank(method="min", ascending=False)
-    enough = by.transform("count") >= 3
-    return pd.DataFrame({"patient_rank": rank.astype("Int64"), "outlier": z.where(enough)})
+    rank, outlier = np.full(len(logit), np.nan), np.full(len(logit), np.nan)
+    scored = pd.Series(np.isfinite(logit), index=patient_id.index)
+    for rows in patient_id[scored].groupby(patient_id).indices.values():
+        at = np.flatnonzero(scored)[rows]
+        context = patient_context(logit[at])
+        rank[at], outlier[at] = context.rank, context.outlier
+    return pd.DataFrame({"patient_rank": pd.array(rank, "Int64"), "outlier": outlier})
 
 # %% ../nbs/40_inference.ipynb #1460d57e
 def prediction_table(
