@@ -19,7 +19,7 @@ from .images import Preprocessing
 from .parallel import usable_cpus
 
 # %% ../nbs/48_graph.ipynb #540fcd27
-OUTPUTS = ("logits", "activation", "embedding")  # of the graph, in this order
+OUTPUTS = ("logits", "activation", "embedding", "sight")  # of the graph, in this order
 VERSION = 1  # of the files' layout
 
 
@@ -30,16 +30,28 @@ class Scored:
     logits: np.ndarray  # float32 (n, folds)
     activation: np.ndarray | None  # float32 (n, h, w), class activation map, mean of the folds
     embedding: np.ndarray  # float32 (n, d), pooled features of the first fold
+    sight: np.ndarray | None  # float32 (n, e), what an ImageNet network sees, for refusals
 
     @classmethod
     def of(cls, outputs: list[np.ndarray]) -> "Scored":
-        "From the graph's outputs in their order; an empty map is none."
-        logits, activation, embedding = outputs
-        return cls(logits, activation if activation.size else None, embedding)
+        "From the graph's outputs in their order; what the graph does not have is empty there."
+        logits, activation, embedding, sight = outputs
+        has = [a if a.size else None for a in (activation, sight)]
+        return cls(logits, has[0], embedding, has[1])
 
     def __getitem__(self, rows: slice) -> "Scored":
-        part = None if self.activation is None else self.activation[rows]
-        return Scored(self.logits[rows], part, self.embedding[rows])
+        parts = [None if a is None else a[rows] for a in (self.activation, self.sight)]
+        return Scored(self.logits[rows], parts[0], self.embedding[rows], parts[1])
+
+    @classmethod
+    def joined(cls, parts: "list[Scored]") -> "Scored":
+        "Batches one after another."
+
+        def join(arrays: list) -> Any:
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        names = ("logits", "activation", "embedding", "sight")
+        return cls(*(join([getattr(p, name) for p in parts]) for name in names))
 
 
 class Runtime(Protocol):
@@ -74,7 +86,8 @@ class OpenVino:
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it; one call at a time."
         self._request.infer({0: pixels}, share_inputs=True)
-        return Scored.of([self._request.get_output_tensor(i).data.copy() for i in range(3)])
+        tensors = [self._request.get_output_tensor(i) for i, _ in enumerate(OUTPUTS)]
+        return Scored.of([tensor.data.copy() for tensor in tensors])
 
 
 class OnnxRuntime:

@@ -527,7 +527,7 @@ function upload() {
 
 function tooLarge(item) {
   const most = state.model?.limits?.max_upload_mb;
-  if (!most || item.file.size <= most * 1024 * 1024) return false;
+  if (!most || item.file.size <= most * 1e6) return false;
   unreadable(item, `The file is larger than ${most} MB, the most this server takes.`);
   return true;
 }
@@ -535,13 +535,13 @@ function tooLarge(item) {
 function unreadable(item, detail) {
   item.status = 'unreadable';
   item.result = null;
-  item.reason = sentence(detail || 'It is damaged, or it is not an image');
+  item.reason = sentence(capital(detail) || 'It is damaged, or it is not an image');
 }
 
 function take(item, result) {
   item.result = result;
   item.status = result.status === 'ok' && isNumber(result.probability) ? 'ok' : 'refused';
-  item.reason = sentence(result.reason || 'The server gave no reason');
+  item.reason = sentence(capital(result.reason) || 'The server gave no reason');
 }
 
 async function sendOne(job) {
@@ -585,7 +585,7 @@ async function sendMany(job) {
       // some of the files are no images: they are set aside, and the rest is sent again
       const bad = (trouble.answer?.body?.images ?? []).filter((b) => sent[b.index]);
       if (!bad.length) throw trouble;
-      for (const { index, detail } of bad) unreadable(sent[index], detail);
+      for (const { index, detail } of bad) unreadable(sent[index], detail || trouble.answer.body.detail);
       sent = sent.filter((item) => item.status !== 'unreadable');
       say(`${plural(bad.length, 'file')} could not be read. The rest is sent again.`);
     }
@@ -633,7 +633,8 @@ async function receive(files, wanted = null) {
   }
   const most = state.model?.limits?.max_images ?? 128;
   let join = wanted === 'add' || (state.mode === 'many' && wanted === null);
-  if (!join && wanted === null && state.items.length) {
+  const numbered = state.items.some((i) => i.status === 'ok' || i.status === 'waiting');
+  if (!join && wanted === null && numbered) {
     const answer = await samePatient(files.length);
     if (!answer) return;
     join = answer === 'same';
@@ -780,7 +781,7 @@ function tryExample(mode) {
   startAgain({ quiet: true });
   const fetched = [];
   const work = async (job) => {
-    progress('Fetching the drawings.');
+    progress(state.waking ? 'Waiting until the model is ready.' : 'Fetching the drawings.');
     await job.unless(untilReady());
     const list = await example(job, '/examples').then(json);
     const wanted =
@@ -832,12 +833,13 @@ function draw({ focus = null } = {}) {
   if (state.mode === 'one' && words && items[0].status === 'waiting') words.append($('job'));
   showJob();
   follow();
-  document.title = items.length && !state.job ? 'Result: melanoma' : 'melanoma: a research classifier for dermoscopy images';
+  document.title =
+    items.length && !state.job ? 'Result: melanoma' : 'melanoma: a research classifier for dermoscopy images';
   if (focus && !keyAsked) {
     const target = $(focus) ?? $('result-title');
     target?.focus({ preventScroll: true });
-    (target?.closest('.panel, #result') ?? target)?.scrollIntoView({ block: 'nearest' });
-    if (focus === 'result-title') scrollTo({ top: 0 });
+    scrollTo({ top: 0, behavior: 'instant' });
+    target?.closest('.panel')?.scrollIntoView({ block: 'nearest', behavior: 'instant' });
   }
 }
 
@@ -876,7 +878,7 @@ function single(item) {
           place < order.length - 1 && button('Next', 'quiet', () => openDetail(order[place + 1])),
           ...actions(button('Remove from the set', 'quiet', () => removeItem(item)), button('Print', 'quiet', () => print())),
         ].filter(Boolean)
-      : actions(
+      : item.status === 'waiting' ? [] : actions(
           button('Add this patient’s other lesions', '', () => pick('add')),
           button('Print', 'quiet', () => print()),
           button('Start again', 'quiet', () => startAgain()),
@@ -1025,7 +1027,7 @@ function drawDots(picture, { n, of, few = false }) {
 function standout() {
   return h('p', { class: 'standout' },
     svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true' },
-      svg('path', { d: 'M12 3l2.6 5.9 6.4.6-4.9 4.2 1.5 6.3L12 16.6 6.4 20l1.5-6.3L3 9.500l6.400-.600z' })),
+      svg('path', { d: 'M12 3l2.6 5.9 6.4.6-4.9 4.2 1.5 6.3-5.6-3.4L6.4 20l1.5-6.3L3 9.5l6.4-.6z' })),
     h('strong', {}, 'Stands out from this patient’s other lesions'));
 }
 
@@ -1273,7 +1275,7 @@ function showModel() {
     $('limits').textContent =
       ` Up to ${limits.max_upload_mb} MB` +
       (limits.max_megapixels ? ` and ${limits.max_megapixels} megapixels` : '') +
-      ' each: JPEG, PNG, TIFF, WebP, DICOM.';
+      ' each: JPEG, PNG, WebP, TIFF or BMP.';
   }
   const facts = h('dl', { class: 'facts' });
   const fact = (name, ...what) => facts.append(h('div', {}, h('dt', {}, name), h('dd', {}, ...what)));
