@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 
+from .checks import check_pair, check_probability
 from .core import BadInput
-from .metrics import check_pair, check_probability
 
 # %% ../nbs/41_calibration.ipynb #59d14485
 def sigmoid(
@@ -94,6 +93,8 @@ def fit_platt(
     logit: ArrayLike,  # out-of-fold logits, shape (n,), finite, not all equal
 ) -> Platt:  # with the targets' own prevalence
     "Platt scaling of highest likelihood; smoothed targets where the classes do not overlap."
+    from sklearn.linear_model import LogisticRegression  # a second to import, not for readers
+
     t, x = check_pair(target, logit)
     centre, spread = x.mean(), x.std()
     if x.max() == x.min():
