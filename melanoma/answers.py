@@ -20,7 +20,7 @@ from .core import Run, read_json
 from .explain import heat_overlay, png
 from .graph import Graph, Scored
 from .images import Decoded
-from .refusal import Gate, Refusal
+from .refusal import NO_LESION, Refusal
 
 # %% ../nbs/53_answers.ipynb #c00228a3
 NOT_A_DIAGNOSIS = "Research use only: not a diagnosis, and not a medical device."
@@ -57,7 +57,7 @@ class LesionAnswer(BaseModel):
     reason: str | None = Field(description="Why it was refused, in plain words.")
     refusal: Literal["too_small", "blank", "exposure", "blurred", "not_a_lesion"] | None = None
     heatmap: str | None = Field(description="PNG with transparency, to lay over the image; base64.")
-    heatmap_reason: str | None = Field(None, description="Why there is no heat map.")
+    heatmap_reason: str | None = Field(None, description="Why there is none though it was asked.")
     model: Model
     note: str = NOT_A_DIAGNOSIS
 
@@ -107,10 +107,7 @@ class Answerer:
         self.scale = float(header["heat_scale"])
         values = read_json(run.calibration) if run.calibration.exists() else header["calibration"]
         self.platt = Platt.from_dict(values) if values else None
-        self.gate: Gate | None = None
-        if header["gate_limit"] is not None:
-            arrays = graph.reference()
-            self.gate = Gate(arrays["gate_mean"], arrays["gate_whitening"], header["gate_limit"])
+        self.limit: float | None = header["gate_limit"]  # of the distance from training images
         self.model = Model(
             run=header["run"],
             arch=header["arch"],
@@ -119,7 +116,7 @@ class Answerer:
             size=self.rule.size,
             precision=graph.precision,
             version=version,
-            graph=header["files"]["ensemble.onnx"][:16],
+            graph=header["sha256"][:16],
         )
 
     def refused(self, refusal: Refusal) -> dict[str, Any]:
@@ -141,10 +138,8 @@ class Answerer:
         heatmap: bool = False,
     ) -> dict[str, Any]:  # the fields of a LesionAnswer
         "The answer for one image; an image that shows no lesion is refused."
-        if self.gate is not None and scored.sight is not None:
-            [refusal] = self.gate.refusal(scored.sight)
-            if refusal:
-                return self.refused(refusal)
+        if self.limit is not None and scored.distance[0] > self.limit:
+            return self.refused(NO_LESION)
         folds = expit(scored.logits[0].astype(np.float64))
         probability = float(folds.mean())
         study = calibrated = None
@@ -170,8 +165,6 @@ class Answerer:
         return answer
 
     def _heatmap(self, scored: Scored, image: Decoded) -> dict[str, str]:
-        if scored.activation is None:
-            return {"heatmap_reason": "This model's architecture has no exact heat map."}
         shape = (image.width, image.height, self.rule.square)
         overlay = heat_overlay(scored.activation[0], self.scale, *shape)
         return {"heatmap": base64.b64encode(png(overlay)).decode()}
@@ -253,7 +246,7 @@ def model_card(
         "metrics": header["metrics"],
         "parity": header["parity"],
         "calibration": {"prevalence": platt.prevalence, "n": platt.n} if platt else None,
-        "refuses_other_pictures": answerer.gate is not None,
+        "refuses_other_pictures": answerer.limit is not None,
         "limits": limits,
         "made_for": (DRAWN if drawings else "") + MADE_FOR,
         "not_for": NOT_FOR,

@@ -25,8 +25,8 @@ def heat_overlay(
     shrink = longest / max(width, height)
     w, h = max(1, round(width * shrink)), max(1, round(height * shrink))
     part = np.clip(np.asarray(activation, np.float32) / np.float32(scale), 0, 1)
-    side = {"squash": None, "pad": max(w, h), "crop": min(w, h)}[square]
-    shape = (w, h) if side is None else (side, side)
+    side = max(w, h) if square == "pad" else min(w, h)
+    shape = (w, h) if square == "squash" else (side, side)
     field = np.clip(cv2.resize(part, shape, interpolation=cv2.INTER_CUBIC), 0, 1)
     alpha = np.zeros((h, w), np.float32)
     if square == "pad":

@@ -7,7 +7,7 @@ __all__ = ['OUTPUTS', 'VERSION', 'RUNTIMES', 'Scored', 'Runtime', 'OpenVino', 'O
            'graph_paths', 'Graph', 'read_graph_header', 'stale_folds', 'open_graph']
 
 # %% ../nbs/48_graph.ipynb #39fd075c
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from .images import Preprocessing
 from .parallel import usable_cpus
 
 # %% ../nbs/48_graph.ipynb #540fcd27
-OUTPUTS = ("logits", "activation", "embedding", "sight")  # of the graph, in this order
+OUTPUTS = ("logits", "activation", "embedding", "distance")  # of the graph, in this order
 VERSION = 1  # of the files' layout
 
 
@@ -28,30 +28,17 @@ class Scored:
     "What the graph says of n images."
 
     logits: np.ndarray  # float32 (n, folds)
-    activation: np.ndarray | None  # float32 (n, h, w), class activation map, mean of the folds
+    activation: np.ndarray  # float32 (n, h, w), class activation map, mean of the folds
     embedding: np.ndarray  # float32 (n, d), pooled features of the first fold
-    sight: np.ndarray | None  # float32 (n, e), what an ImageNet network sees, for refusals
-
-    @classmethod
-    def of(cls, outputs: list[np.ndarray]) -> "Scored":
-        "From the graph's outputs in their order; what the graph does not have is empty there."
-        logits, activation, embedding, sight = outputs
-        has = [a if a.size else None for a in (activation, sight)]
-        return cls(logits, has[0], embedding, has[1])
+    distance: np.ndarray  # float32 (n,), from the training images; NaN where it is not known
 
     def __getitem__(self, rows: slice) -> "Scored":
-        parts = [None if a is None else a[rows] for a in (self.activation, self.sight)]
-        return Scored(self.logits[rows], parts[0], self.embedding[rows], parts[1])
+        return Scored(*(getattr(self, name)[rows] for name in OUTPUTS))
 
     @classmethod
     def joined(cls, parts: "list[Scored]") -> "Scored":
         "Batches one after another."
-
-        def join(arrays: list) -> Any:
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        names = ("logits", "activation", "embedding", "sight")
-        return cls(*(join([getattr(p, name) for p in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUTS))
 
 
 class Runtime(Protocol):
@@ -87,7 +74,7 @@ class OpenVino:
         "Run it; one call at a time."
         self._request.infer({0: pixels}, share_inputs=True)
         tensors = [self._request.get_output_tensor(i) for i, _ in enumerate(OUTPUTS)]
-        return Scored.of([tensor.data.copy() for tensor in tensors])
+        return Scored(*(tensor.data.copy() for tensor in tensors))
 
 
 class OnnxRuntime:
@@ -107,10 +94,10 @@ class OnnxRuntime:
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it."
-        return Scored.of(self._session.run(list(OUTPUTS), {"pixels": pixels}))
+        return Scored(*self._session.run(list(OUTPUTS), {"pixels": pixels}))
 
 
-RUNTIMES = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
+RUNTIMES: dict[str, Callable[..., Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
 
 
 def cpu_has_bf16() -> bool:
@@ -151,10 +138,9 @@ def _installed(name: str) -> bool:
 # %% ../nbs/48_graph.ipynb #944b30df
 def graph_paths(
     weights: Path,  # weights/R
-) -> tuple[Path, Path, Path]:  # ensemble.onnx, ensemble.npz, ensemble.json
+) -> tuple[Path, Path]:  # ensemble.onnx, ensemble.json
     "Where a run's graph lies."
-    onnx, npz, header = (weights / f"ensemble.{kind}" for kind in ("onnx", "npz", "json"))
-    return onnx, npz, header
+    return weights / "ensemble.onnx", weights / "ensemble.json"
 
 
 @dataclass(frozen=True)
@@ -165,7 +151,6 @@ class Graph:
     preprocessing: Preprocessing
     runtime: Runtime
     precision: str  # fp32 or bf16
-    weights: Path  # weights/R
 
     @property
     def folds(self) -> list[int]:
@@ -193,17 +178,12 @@ class Graph:
         for start in range(0, len(images), batch_size):
             yield self(images[start : start + batch_size])
 
-    def reference(self) -> dict[str, np.ndarray]:
-        "The arrays of ensemble.npz."
-        with np.load(graph_paths(self.weights)[1]) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-
 
 def read_graph_header(
     run: Run,
 ) -> dict[str, Any]:  # ensemble.json
     "The header of a run's graph, after a look at whether the files belong together."
-    onnx, npz, path = graph_paths(run.weights)
+    onnx, path = graph_paths(run.weights)
     if not path.exists():
         raise BadInput(
             f"run {run.name!r} has no exported graph: first `melanoma export --run {run.name}`."
@@ -214,11 +194,8 @@ def read_graph_header(
         raise BadInput(
             f"{path} is of version {header.get('version')}, this program reads {VERSION}: {again}"
         )
-    for file in (onnx, npz):
-        if not file.exists() or file_sha256(file) != header["files"][file.name]:
-            raise BadInput(
-                f"{file} is missing or is not the file that {path.name} describes: {again}"
-            )
+    if not onnx.exists() or file_sha256(onnx) != header["sha256"]:
+        raise BadInput(f"{onnx} is missing or is not the file that {path.name} describes: {again}")
     stale = stale_folds(run, header)
     if stale:
         raise BadInput(
@@ -247,4 +224,4 @@ def open_graph(
     rule = Preprocessing.from_dict(header["preprocessing"])
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
     engine = RUNTIMES[name](graph_paths(run.weights)[0], precision, threads)
-    return Graph(header, rule, engine, precision, run.weights)
+    return Graph(header, rule, engine, precision)
