@@ -1,0 +1,2 @@
+// The API's documentation page.
+SwaggerUIBundle({ url: "/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null });
