@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'RunName', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'Parameters', 'Force',
            'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'parameter_value', 'join_parameters', 'given_parameters',
-           'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'fetch_kaggle', 'fetch_isic', 'demo',
-           'runs', 'doctor', 'main']
+           'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'export', 'serve', 'demo_model',
+           'fetch_kaggle', 'fetch_isic', 'demo', 'runs', 'doctor', 'main']
 
 # %% ../nbs/70_cli.ipynb #84df929f
 import os
@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,7 +209,9 @@ def predict(
         Path | None, typer.Option(help="Its names and order make submission.csv.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the predictions go.")] = None,
-    tta: Annotated[int, typer.Option(help="Views of each image: 1, 4 or 8.")] = 8,
+    tta: Annotated[
+        int, typer.Option(help="Views of each image: 1, 4 or 8; 0 = as exported, else 8.")
+    ] = 0,
     ensemble: Annotated[str, typer.Option(help="Submission: mean or rank.")] = "mean",
     missing: Missing = "error",
     image_col: ImageCol = "image_name",
@@ -236,6 +239,82 @@ def predict(
         "group_col": group_col,
     } | given_parameters(p)
     run_stage("predict", values, home.folder / "predict.ipynb", home.root)
+
+# %% ../nbs/70_cli.ipynb #f93b1982
+@app.command()
+def export(
+    run: RunName,
+    tta: Annotated[int, typer.Option(help="Views in the graph: 1, 4 or 8.")] = 1,
+    force: Force = False,
+) -> None:
+    "Write all folds as one graph, checked against the weights, for `serve` and `predict`."
+    from melanoma.export import export_run
+    from melanoma.graph import graph_paths
+
+    home = Run.named(run)
+    export_run(home, tta, force)
+    print(f"graph: {graph_paths(home.weights)[0]}; next: melanoma serve --run {run}")
+
+
+@app.command()
+def serve(
+    run: Annotated[str, typer.Option("--run", help="Name of an exported run.")] = "",
+    demo: Annotated[bool, typer.Option("--demo", help="A small model of drawn lesions.")] = False,
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 = for others too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file with the key that requests must send.")
+    ] = None,
+    max_upload_mb: Annotated[float, typer.Option(help="Of one image.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Of one image.")] = 50,
+    queue: Annotated[int, typer.Option(help="Images let in at a time; more get a 503.")] = 256,
+    deadline: Annotated[float, typer.Option(help="Seconds an image may wait.")] = 10,
+    runtime: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+) -> None:
+    "The web page and the HTTP API."
+    if bool(run) == demo:
+        raise BadInput("give --run NAME, or --demo for a small model of drawn lesions.")
+    from melanoma.service import Limits, Service, Settings, read_api_key
+
+    limits = Limits(max_upload_mb, max_megapixels)
+    key = read_api_key(api_key_file)
+    settings = Settings(limits, queue, deadline, 16, key, runtime, precision)
+    service = Service(settings)
+    if demo:
+        from melanoma.service_demo import DEMO_RUN, load_in_background
+
+        load_in_background(service, Run.named(DEMO_RUN))
+        from melanoma.serve import run_server
+    else:
+        # the graph is opened while the web framework is imported
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(service.load, Run.named(run))
+            from melanoma.serve import run_server
+
+            loading.result()
+    run_server(service, host, port)
+
+
+@app.command(hidden=True)
+def demo_model() -> None:
+    "Train and export the small model of `serve --demo`; lines beginning with == say where it is."
+    from melanoma.pipeline import train_folds
+    from melanoma.service_demo import DEMO_RUN, DRAWINGS, FOLDS
+    from melanoma.synthetic import make_dataset
+
+    home = Run.named(DEMO_RUN)
+    data = make_dataset(home.folder / "data", **DRAWINGS)
+    print("== preparing drawings", flush=True)
+    prepare(DEMO_RUN, [f"siim2020={data}"], [DEMO_SIZE])
+    folds(DEMO_RUN, n_folds=FOLDS)
+    for fold in range(FOLDS):
+        print(f"== training the demo model: fold {fold + 1} of {FOLDS}", flush=True)
+        train_folds(home, str(fold), DEMO_TRAINING | {"precision": "fp32"})
+    print("== calibrating", flush=True)
+    evaluate(DEMO_RUN)
+    print("== exporting", flush=True)
+    export(DEMO_RUN)
 
 # %% ../nbs/70_cli.ipynb #27bfd743
 fetch_app = typer.Typer(help="Download data sets from Kaggle or the ISIC Archive.")

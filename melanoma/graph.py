@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'VERSION', 'RUNTIMES', 'Scored', 'Runtime', 'OpenVino', 'OnnxRuntime', 'cpu_has_bf16', 'choose_runtime',
-           'graph_paths', 'Graph', 'read_graph_header', 'stale_folds', 'open_graph']
+           'graph_paths', 'Graph', 'read_graph_header', 'stale_folds', 'open_graph', 'choose_graph', 'graph_logits']
 
 # %% ../nbs/48_graph.ipynb #39fd075c
 from collections.abc import Callable, Iterator
@@ -225,3 +225,41 @@ def open_graph(
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
     engine = RUNTIMES[name](graph_paths(run.weights)[0], precision, threads)
     return Graph(header, rule, engine, precision)
+
+# %% ../nbs/48_graph.ipynb #4f395f89
+def choose_graph(
+    run: Run,
+    runtime: str = "auto",  # auto, graph or torch
+    tta: int = 0,  # views asked for; 0 = any
+    device: str = "auto",  # auto, cpu, …
+    precision: str = "auto",  # auto, fp32, bf16, fp16
+) -> Graph | None:  # None: torch and the folds' own weights
+    "The run's graph, where it is there and does what is asked."
+    if runtime not in ("auto", "graph", "torch"):
+        raise BadInput(f"runtime {runtime!r} is not known; known: auto, graph, torch.")
+    if runtime == "torch" or (runtime == "auto" and not graph_paths(run.weights)[1].exists()):
+        return None
+    header = read_graph_header(run)
+    unfit = ""
+    if tta not in (0, header["views"]):
+        unfit = f"it was exported with {header['views']} views of an image, not {tta}"
+    elif device not in ("auto", "cpu"):
+        unfit = f"it runs on the CPU, not on {device}"
+    elif precision == "fp16" or (precision == "bf16" and precision not in header["cleared"]):
+        unfit = f"it is not cleared for {precision}"
+    if not unfit:
+        return open_graph(run, "auto", precision)
+    if runtime == "graph":
+        raise BadInput(f"the exported graph cannot be used: {unfit}.")
+    return None
+
+
+def graph_logits(
+    graph: Graph,
+    store: Any,  # a Store: images and how they were made
+) -> dict[int, np.ndarray]:  # logits (n,) by fold
+    "Every fold's logits of every image of a store."
+    graph.preprocessing.check_same(store.preprocessing, "the graph", "the images' store")
+    parts = [scored.logits for scored in graph.over(store.images)]
+    logits = np.concatenate(parts) if parts else np.zeros((0, len(graph.folds)), np.float32)
+    return {k: logits[:, i] for i, k in enumerate(graph.folds)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'Prevalence', 'Heatmap', 'UPLOAD_PROBLEMS', 'DOCS', 'example', 'example_list', 'make_app',
-           'add_problem_schema', 'read_api_key', 'run_server']
+           'add_problem_schema', 'run_server']
 
 # %% ../nbs/57_serve.ipynb #bd2bbc7a
 import asyncio
@@ -261,21 +261,6 @@ def add_problem_schema(app: FastAPI) -> None:
     app.openapi = with_problems  # type: ignore[method-assign]
 
 # %% ../nbs/57_serve.ipynb #78815d45
-def read_api_key(
-    path: str | Path | None,  # a file that holds the key and nothing else
-) -> str:  # '' where there is no file
-    "The API key from a file."
-    if not path:
-        return ""
-    try:
-        key = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the API key file {path} cannot be read: {error}") from None
-    if len(key) < 16 or not key.isprintable() or not key.isascii():
-        raise BadInput(f"the API key in {path} should be 16 or more printable ASCII characters.")
-    return key
-
-
 def run_server(
     service: Service,
     host: str = "127.0.0.1",
