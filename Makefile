@@ -6,13 +6,13 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: demo test check lessons setup readme
+.PHONY: demo test check lessons setup readme chromium
 
 demo: $(READY)
 	@echo "set-up took $$(cat $(READY)) s"
 	$(BIN)/melanoma demo
 
-test: $(READY)
+test: $(READY) chromium
 	@echo "set-up took $$(cat $(READY)) s"
 	@$(MAKE) --no-print-directory check lessons
 	$(BIN)/python -m pytest
@@ -25,6 +25,15 @@ $(READY): settings.ini setup.py pyproject.toml
 	$(PYTHON) -m venv .venv && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \
 	echo $$(($$(date +%s) - start)) > $(READY)
+
+# the browser tests' browser, where it can be installed; without one they are skipped and say so
+chromium:
+	@if ! command -v chromium > /dev/null; then \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	echo "installing chromium for the browser tests"; \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
+	echo "chromium cannot be installed: the browser tests are skipped"; \
+	else echo "no chromium: the browser tests are skipped (as root on Debian it is installed)"; fi; fi
 
 # under two minutes, before every commit: style, types, export and clean leave no difference
 check: $(READY)

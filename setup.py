@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
+EXTRAS = ("dicom", "fetch", "serve", "export")
 
 
 class BuildWithStages(build_py):
@@ -38,11 +39,11 @@ setup(
     keywords=settings["keywords"].split(),
     packages=[settings["lib_path"]],
     include_package_data=True,
-    package_data={"melanoma": ["stages/*.ipynb", "py.typed"]},
+    package_data={"melanoma": ["stages/*.ipynb", "web/*", "py.typed"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require={
-        **(extras := {k: settings[f"{k}_requirements"].split() for k in ("dicom", "fetch")}),
+        **(extras := {k: settings[f"{k}_requirements"].split() for k in EXTRAS}),
         "dev": sum(extras.values(), settings["dev_requirements"].split()),
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},

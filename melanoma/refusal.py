@@ -98,7 +98,8 @@ def fit_gate(
     n = round(len(x) * (1 - aside))
     if len(x) - n < 5:
         raise BadInput(f"{len(x)} images are too few to learn what a lesion looks like.")
-    mean, scale = x[:n].mean(0), x[:n].std(0) + 1e-3
+    mean, scale = x[:n].mean(0), x[:n].std(0)
+    scale = scale + 0.1 * np.median(scale) + 1e-6  # few images: a feature may hardly vary in them
     precision = LedoitWolf(assume_centered=True).fit((x[:n] - mean) / scale).precision_
     whitening = np.linalg.cholesky(precision) / scale[:, None]
     gate = Gate(mean.astype(np.float32), whitening.astype(np.float32), 0.0)

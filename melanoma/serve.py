@@ -9,6 +9,8 @@ __all__ = ['EXAMPLES', 'Prevalence', 'Heatmap', 'UPLOAD_PROBLEMS', 'DOCS', 'exam
 # %% ../nbs/57_serve.ipynb #bd2bbc7a
 import asyncio
 import functools
+import signal
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -280,10 +282,18 @@ def run_server(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=patience,
-        backlog=512,
     )
-    log.info("listening", extra={"fields": {"host": host, "port": port}})
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        raise BadInput(f"the service cannot listen on {host}:{port}: is the port in use?")
+    try:
+        listener = socket.create_server((host, port), family=_family(host), backlog=512)
+    except OSError as error:
+        raise BadInput(f"the service cannot listen on {host}:{port}: {error.strerror}.") from None
+    # uvicorn finishes what was accepted and raises the signal again: having stopped is no failure
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with listener:
+        address = {"host": host, "port": listener.getsockname()[1]}
+        log.info("listening", extra={"fields": address})
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,8 +1,14 @@
 """What the end-to-end tests share: a small drawn data set, a way to call the command line."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +65,81 @@ def trained(prepared) -> Path:
     succeed(prepared, "train", "--run", "tiny", "--folds", "0-1", *TINY, "-p", "epochs", "2")
     succeed(prepared, "evaluate", "--run", "tiny")
     return prepared
+
+
+@pytest.fixture(scope="session")
+def exported(trained) -> Path:
+    "The same root with the run's graph exported."
+    succeed(trained, "export", "--run", "tiny")
+    return trained
+
+
+class Server:
+    "A `melanoma serve` process, its address and its log."
+
+    def __init__(self, root: Path, log: Path, *arguments: str):
+        self.log = log
+        program = str(Path(sys.executable).with_name("melanoma"))
+        environment = os.environ | {"MELANOMA_ROOT": str(root)}
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [program, "serve", "--port", "0", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        self.url = ""
+
+    def lines(self) -> list[dict]:
+        "The log's lines."
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return [json.loads(x) for x in text.splitlines() if x.startswith("{") and x.endswith("}")]
+
+    def wait(self, path: str = "/readyz", seconds: float = 60) -> "Server":
+        "Until the address answers 200."
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            if not self.url:
+                ports = [x["port"] for x in self.lines() if x["event"] == "listening"]
+                self.url = f"http://127.0.0.1:{ports[0]}" if ports else ""
+            else:
+                with (
+                    contextlib.suppress(urllib.error.URLError, ConnectionError),
+                    urllib.request.urlopen(self.url + path, timeout=5),
+                ):
+                    return self
+            time.sleep(0.05)
+        raise AssertionError(f"not ready after {seconds} s: {self.log.read_text()[-2000:]}")
+
+    def stop(self) -> int:
+        "SIGTERM, and its exit code."
+        self.process.terminate()
+        return self.process.wait(90)
+
+
+@contextlib.contextmanager
+def serving(root: Path, log: Path, *arguments: str) -> Iterator[Server]:
+    "A server for a block."
+    server = Server(root, log, *arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(exported, tmp_path_factory) -> Iterator[Server]:
+    "A server of the run `tiny`, shared by the tests that leave it as it was."
+    log = tmp_path_factory.mktemp("served") / "log"
+    with serving(exported, log, "--run", "tiny", "--max-upload-mb", "5") as running:
+        yield running.wait()
+
+
+@pytest.fixture(scope="session")
+def service(server) -> str:
+    "Its address."
+    return server.url

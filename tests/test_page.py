@@ -57,6 +57,10 @@ def png(image: Image.Image) -> bytes:
 GREY = png(Image.new("RGB", (300, 200), (128, 128, 128)))
 
 
+SETTLED = """() => Promise.all([...document.images].map((image) =>
+    image.complete || new Promise((done) => { image.onload = image.onerror = done; })))"""
+
+
 @pytest.fixture(scope="module")
 def playwright():
     with sync_api.sync_playwright() as running:
@@ -739,7 +743,7 @@ def test_every_state_passes_axe_and_fits_the_screen(
     assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 200) == (scheme == "dark")
 
     def look(state: str) -> None:
-        page.wait_for_function("[...document.images].every(i => i.complete)")
+        page.evaluate(SETTLED)
         shot = photographs(tmp_path) / f"{state}-{device}-{scheme}.png"
         page.screenshot(path=shot, full_page=True)
         assert Image.open(shot).width == size["width"]

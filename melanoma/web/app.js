@@ -662,8 +662,13 @@ function samePatient(n) {
     `No: start again with the new ${n === 1 ? 'image' : 'images'}`;
   return new Promise((done) => {
     dialog.returnValue = '';
-    dialog.addEventListener('close', () => done(dialog.returnValue), { once: true });
-    dialog.showModal();
+    const closed = () => {
+      if (dialog.open) return; // an earlier question's event, which comes late
+      dialog.removeEventListener('close', closed);
+      done(dialog.returnValue);
+    };
+    dialog.addEventListener('close', closed);
+    if (!dialog.open) dialog.showModal();
   });
 }
 
