@@ -1,0 +1,27 @@
+# The service alone: neither torch nor Jupyter is in this image.
+#   docker build -t melanoma .
+#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+#     -v "$PWD/weights/isic:/data/weights/isic:ro" melanoma --run isic
+FROM python:3.12-slim-bookworm AS build
+WORKDIR /src
+COPY settings.ini setup.py pyproject.toml README.md ./
+COPY melanoma melanoma
+COPY nbs/pipeline nbs/pipeline
+RUN python -m venv /opt/melanoma \
+    && python -c "import configparser; c = configparser.ConfigParser(delimiters=['=']); c.read('settings.ini'); print(*c['DEFAULT']['serve_requirements'].split(), sep='\n')" > serve.txt \
+    && /opt/melanoma/bin/pip install --no-cache-dir -r serve.txt \
+    && /opt/melanoma/bin/pip install --no-cache-dir --no-deps .
+
+FROM python:3.12-slim-bookworm
+COPY --from=build /opt/melanoma /opt/melanoma
+RUN useradd --system --uid 10001 --no-create-home melanoma
+ENV PATH=/opt/melanoma/bin:$PATH \
+    MELANOMA_ROOT=/data \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001
+WORKDIR /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+ENTRYPOINT ["melanoma", "serve", "--host", "0.0.0.0"]
