@@ -139,7 +139,7 @@ def main() -> None:
     train(run, data, "se_resnext50_32x4d", 2, arguments.epochs)
     eager = Eager(run)
     fp32, path = open_graph(run, "openvino", "fp32"), graph_paths(run.weights)[0]
-    bf16 = OpenVino(path, "bf16")
+    bf16 = OpenVino(path, "bf16", cache=path.with_suffix(".cache"))
     cleared = "bf16" in fp32.header["cleared"]
     print(f"{run.name}: {fp32.header['arch']}, {len(fp32.folds)} folds, 128 px")
     print(f"bf16 in hardware: {cpu_has_bf16()}; passed the parity check: {cleared}")

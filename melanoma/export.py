@@ -8,6 +8,7 @@ __all__ = ['SIGHT', 'SIGHT_SIZE', 'BOUNDS', 'PARITY_IMAGES', 'GATE_IMAGES', 'Ens
 
 # %% ../nbs/50_export.ipynb #57f757c8
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ from melanoma.graph import (
     Scored,
     cpu_has_bf16,
     graph_paths,
+    open_graph,
     stale_folds,
 )
 from .inference import dihedral, load_ensemble, mean_of_views
@@ -232,7 +234,9 @@ def export_run(
             ("melanoma", "torch", "timm", "onnx", "onnxscript", "openvino", "onnxruntime")
         ),
     }
+    shutil.rmtree(run.weights / "ensemble.cache", ignore_errors=True)
     write_json(path, header)
+    open_graph(run)  # compiled once here, the service starts from what that leaves behind
     return header
 
 
