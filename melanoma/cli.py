@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'RunName', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'Parameters', 'Force',
-           'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'parameter_value', 'join_parameters', 'given_parameters',
-           'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'export', 'serve', 'demo_model',
-           'fetch_kaggle', 'fetch_isic', 'demo', 'runs', 'doctor', 'main']
+           'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'EXTRAS', 'parameter_value', 'join_parameters',
+           'given_parameters', 'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'export',
+           'serve', 'demo_model', 'fetch_kaggle', 'fetch_isic', 'demo', 'runs', 'doctor', 'main']
 
 # %% ../nbs/70_cli.ipynb #84df929f
 import os
@@ -409,6 +409,9 @@ def runs() -> None:
         print(line)
 
 
+EXTRAS = ("pydicom", "kagglehub", "isic-cli", "openvino", "onnxscript", "fastapi")
+
+
 @app.command()
 def doctor() -> None:
     "Check the installation: versions, device, kernel, pretrained weights, free disk."
@@ -430,8 +433,8 @@ def doctor() -> None:
         print(f"kernel     python3: {kernel}")
     except NoSuchKernel:
         bad.append("no Jupyter kernel python3: pip install ipykernel")
-    extras = package_versions(("pydicom", "kagglehub", "isic-cli"))
-    missing = [name for name in ("pydicom", "kagglehub", "isic-cli") if name not in extras]
+    extras = package_versions(EXTRAS)
+    missing = [name for name in EXTRAS if name not in extras]
     have = ", ".join(f"{name} {number}" for name, number in extras.items()) or "none"
     print(f"extras     {have}" + (f"; not installed: {', '.join(missing)}" if missing else ""))
     lite = [arch for arch in LITE_PACKAGES if lite_file(arch)]

@@ -8,7 +8,9 @@ __all__ = ['OUTPUTS', 'VERSION', 'RUNTIMES', 'Scored', 'Runtime', 'OpenVino', 'O
 
 # %% ../nbs/48_graph.ipynb #39fd075c
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,15 +73,21 @@ class OpenVino:
         if cache and os.access(cache if cache.is_dir() else cache.parent, os.W_OK):
             settings["CACHE_DIR"] = str(cache)  # a second start takes a sixth of the time
         self.name, self.precision = "OpenVINO", precision
-        many = core.compile_model(str(path), "CPU", settings)
-        alone = core.read_model(str(path))
-        alone.reshape({0: [1, *alone.input(0).partial_shape[1:]]})
-        single = core.compile_model(alone, "CPU", settings)
-        self._many, self._single = many.create_infer_request(), single.create_infer_request()
+        self._many = core.compile_model(str(path), "CPU", settings).create_infer_request()
+        self._single: Any = None
+
+        def compile_single() -> None:
+            alone = core.read_model(str(path))
+            alone.reshape({0: [1, *alone.input(0).partial_shape[1:]]})
+            self._single = core.compile_model(alone, "CPU", settings).create_infer_request()
+
+        # beside the first requests, which the other serves; no daemon: it ends before the process
+        self._compiling = threading.Thread(target=compile_single, name="compiling")
+        self._compiling.start()
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it; one call at a time."
-        request = self._single if len(pixels) == 1 else self._many
+        request = (len(pixels) == 1 and self._single) or self._many
         request.infer({0: pixels}, share_inputs=True)
         tensors = [request.get_output_tensor(i) for i, _ in enumerate(OUTPUTS)]
         return Scored(*(tensor.data.copy() for tensor in tensors))
@@ -218,7 +226,8 @@ def read_graph_header(
 def stale_folds(run: Run, header: dict[str, Any]) -> list[int]:
     "Folds whose weights are not those the graph was made from; weights that are gone are not."
     paths = {int(p.stem.removeprefix("fold")): p for p in run.weights.glob("fold*.safetensors")}
-    now = {str(k): file_sha256(p) for k, p in paths.items()}
+    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+        now = dict(zip(map(str, paths), pool.map(file_sha256, paths.values()), strict=True))
     was = header["fold_sha256"]
     return sorted(int(k) for k, v in now.items() if was.get(k) != v)
 
