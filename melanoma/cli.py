@@ -266,7 +266,7 @@ def serve(
         Path | None, typer.Option(help="A file with the key that requests must send.")
     ] = None,
     max_upload_mb: Annotated[float, typer.Option(help="Of one image.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(help="Of one image.")] = 50,
+    max_megapixels: Annotated[float, typer.Option(help="Of one image.")] = 30,
     queue: Annotated[int, typer.Option(help="Images let in at a time; more get a 503.")] = 256,
     deadline: Annotated[float, typer.Option(help="Seconds an image may wait.")] = 10,
     runtime: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",

@@ -70,7 +70,7 @@ class Problem(MelanomaError):
 # %% ../nbs/52_uploads.ipynb #02dc8e79
 MEGA = 1_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # that the service reads; known by content
-MOST_SCANS = 100  # of a progressive JPEG: some decoders take a second for each of thousands
+MOST_SCANS = 24  # of a progressive JPEG: ten are usual, and each goes through the whole image
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Limits:
     "What the service takes."
 
     max_upload_mb: float = 20  # of one image
-    max_megapixels: float = 50  # of one image
+    max_megapixels: float = 30  # of one image; decoding takes up to 20 bytes for each pixel
     max_images: int = 128  # of one patient
     min_side: int = 64  # px of an image's shorter side
     receive_seconds: float = 60  # of waiting for a request to arrive
@@ -134,7 +134,7 @@ async def read_uploads(
                 if isinstance(event, MultipartSegment):
                     segment, parts = event, bytearray()
                     if event.name != fieldname:
-                        shown = clean_name(event.name)
+                        shown = clean_name(event.name) if event.name else ""
                         raise Problem(
                             "bad-parameter", f"Field {shown!r} is not known: send {fieldname!r}."
                         )

@@ -193,7 +193,7 @@ def test_limits_of_bytes_pixels_and_images(client, photos):
     assert allowed.status_code == 200
     wide = encoded(Image.new("1", (10_000, 5001)))
     document = problem(client.post("/v1/predict", files=lesion(wide)), 413, "too-large")
-    assert "50 megapixels" in document["detail"]
+    assert "30 megapixels" in document["detail"]
     crowd = client.post("/v1/patient", files=lesions([photos[0]] * 129))
     assert "128" in problem(crowd, 413, "too-large")["detail"]
     two = client.post("/v1/predict", files=[("image", ("a", photos[0]))] * 2)
