@@ -7,6 +7,7 @@ the run is there already. The last line is JSON."""
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import random
@@ -63,10 +64,13 @@ class Line:
     "A keep-alive connection that sends one request at a time."
 
     def __init__(self, port: int):
-        self.port, self.reader, self.writer = port, None, None
+        self.port, self.reader, self.writer, self.used = port, None, None, 0.0
 
     async def send(self, data: bytes) -> tuple[int, float]:  # status, seconds
         start = time.perf_counter()
+        if self.writer and start - self.used > 3:  # the server closes what is idle for five seconds
+            self.writer.close()
+        self.used = start
         if self.writer is None or self.writer.is_closing():
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writer.write(data)
@@ -133,6 +137,7 @@ class Process:
         self.port = port
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.memory = psutil.Process(self.process.pid).memory_info
+        atexit.register(self.process.kill)  # whatever becomes of this program
 
     async def ready(self) -> "Process":
         "Wait until it answers."
@@ -144,6 +149,8 @@ class Process:
                     return self
             except ConnectionError:
                 pass
+            if self.process.poll() is not None:
+                sys.exit(f"the server ended at once: is port {self.port} in use?")
             await asyncio.sleep(0.1)
         sys.exit("the server is not ready after a minute")
 
