@@ -55,7 +55,8 @@ def imported_modules(module: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ("melanoma." if node.level else "") + (node.module or "")
             whole = base.rstrip(".") == "melanoma"  # from melanoma import x, from . import x
-            names = [f"melanoma.{a.name}" for a in node.names] if whole else [base]
+            inside = [a.name for a in node.names if not a.name.startswith("__")]  # not __version__
+            names = [f"melanoma.{name}" for name in inside] if whole else [base]
         else:
             continue
         found |= {n.split(".")[1] for n in names if n.startswith("melanoma.")}
