@@ -78,7 +78,7 @@ class Limits:
     "What the service takes."
 
     max_upload_mb: float = 20  # of one image
-    max_megapixels: float = 30  # of one image; decoding takes up to 20 bytes for each pixel
+    max_megapixels: float = 30  # of one image
     max_images: int = 128  # of one patient
     min_side: int = 64  # px of an image's shorter side
     receive_seconds: float = 60  # of waiting for a request to arrive
