@@ -197,9 +197,8 @@ class Answerer:
             said += f"Fewer than {ENOUGH} lesions: too few to say whether one stands out."
         else:
             out = sum(answers[i]["ugly_duckling"] for i in usable)
-            said += {0: "None of the lesions stands out from the others."}.get(
-                out, f"{out} of {len(usable)} stand{'s' if out == 1 else ''} out from the others."
-            )
+            who = f"{out} of {len(usable)}" if out else "None of the lesions"
+            said += f"{who} {'stand' if out > 1 else 'stands'} out from the others."
         return {"lesions": answers, "context": said}
 
 

@@ -40,7 +40,6 @@ class Waiting:
     pixels: np.ndarray  # uint8 (size, size, 3)
     deadline: float  # on time.monotonic's clock
     future: "asyncio.Future[Scored]"
-    loop: asyncio.AbstractEventLoop
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Batcher:
     "Scores images in batches, from as many coroutines as like."
 
     score: Callable[[np.ndarray], Scored]  # uint8 (n, size, size, 3) → n scores
-    max_batch: int = 16
+    max_batch: int = 4
     capacity: int = 256  # images that are let in at a time
     deadline: float = 10.0  # seconds from an image's arrival to its score
     on_batch: Callable[[int, float], None] = lambda n, seconds: None  # for metrics
@@ -110,7 +109,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         allowed = self.deadline * math.ceil(len(images) / self.max_batch)
         until = time.monotonic() + allowed
-        waiting = [Waiting(pixels, until, loop.create_future(), loop) for pixels in images]
+        waiting = [Waiting(pixels, until, loop.create_future()) for pixels in images]
         with self._wake:
             self._queue.extend(waiting)
             self._wake.notify()
@@ -159,20 +158,17 @@ class Batcher:
 
 
 def _deliver(batch: list[Waiting], answers: list) -> None:
-    "Hand the answers over to the coroutines: one call into each event loop."
+    "Hand the answers over to the coroutines that wait for them: one call into their event loop."
 
-    def settle(some: list[tuple[Waiting, object]]) -> None:
-        for waiting, answer in some:
+    def settle() -> None:
+        for waiting, answer in zip(batch, answers, strict=True):
             if waiting.future.done():  # the client went away
                 continue
             if isinstance(answer, Exception):
                 waiting.future.set_exception(answer)
             else:
-                waiting.future.set_result(answer)  # type: ignore[arg-type]
+                waiting.future.set_result(answer)
 
-    by_loop: dict[asyncio.AbstractEventLoop, list] = {}
-    for waiting, answer in zip(batch, answers, strict=True):
-        by_loop.setdefault(waiting.loop, []).append((waiting, answer))
-    for loop, some in by_loop.items():
+    if batch:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, some)
+            batch[0].future.get_loop().call_soon_threadsafe(settle)

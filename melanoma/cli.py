@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -279,13 +280,15 @@ def serve(
 
     limits = Limits(max_upload_mb, max_megapixels)
     key = read_api_key(api_key_file)
-    settings = Settings(limits, queue, deadline, 16, key, runtime, precision)
-    service = Service(settings)
+    service = Service(
+        Settings(limits, queue, deadline, api_key=key, runtime=runtime, precision=precision)
+    )
+    beside = None
     if demo:
-        from melanoma.service_demo import DEMO_RUN, load_in_background
-
-        load_in_background(service, Run.named(DEMO_RUN))
         from melanoma.serve import run_server
+        from melanoma.service_demo import DEMO_RUN, load_demo
+
+        beside = partial(load_demo, service, Run.named(DEMO_RUN))
     else:
         # the graph is opened while the web framework is imported
         with ThreadPoolExecutor(1) as pool:
@@ -293,7 +296,7 @@ def serve(
             from melanoma.serve import run_server
 
             loading.result()
-    run_server(service, host, port)
+    run_server(service, host, port, beside)
 
 
 @app.command(hidden=True)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,7 +60,6 @@ class OpenVino:
         self,
         path: Path,  # ensemble.onnx
         precision: str = "fp32",  # fp32 or bf16
-        threads: int = 0,  # 0 = the CPUs this process may use
         cache: Path | None = None,  # a folder for what was compiled; None = compile anew
     ):
         import openvino
@@ -68,11 +68,11 @@ class OpenVino:
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads or usable_cpus(),
+            "INFERENCE_NUM_THREADS": usable_cpus(),
         }
         if cache and os.access(cache if cache.is_dir() else cache.parent, os.W_OK):
-            settings["CACHE_DIR"] = str(cache)  # a second start takes a sixth of the time
-        self.name, self.precision = "OpenVINO", precision
+            settings["CACHE_DIR"] = str(cache)  # what was compiled once is read back
+        self.name = "OpenVINO"
         self._many = core.compile_model(str(path), "CPU", settings).create_infer_request()
         self._single: Any = None
 
@@ -97,16 +97,19 @@ class OnnxRuntime:
     "The graph in ONNX Runtime, on the CPU, in fp32."
 
     def __init__(
-        self, path: Path, precision: str = "fp32", threads: int = 0, cache: Path | None = None
+        self,
+        path: Path,  # ensemble.onnx
+        precision: str = "fp32",
+        cache: Path | None = None,  # nothing is compiled: not used
     ):
         import onnxruntime
 
         if precision != "fp32":
             raise BadInput(f"ONNX Runtime runs the graph in fp32, not {precision}: take OpenVINO.")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cpus()
+        options.intra_op_num_threads = usable_cpus()
         options.log_severity_level = 3
-        self.name, self.precision = "ONNX Runtime", precision
+        self.name = "ONNX Runtime"
         providers = ["CPUExecutionProvider"]
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
@@ -138,7 +141,7 @@ def choose_runtime(
     if precision == "bf16" and precision not in cleared:
         raise BadInput("bf16 did not pass this graph's parity check: take fp32 or auto.")
     if runtime == "auto":
-        have = [name for name in RUNTIMES if _installed(name)]
+        have = [name for name in RUNTIMES if find_spec(name)]
         if not have:
             raise BadInput("no runtime for the graph: pip install 'melanoma[serve]'.")
         runtime = have[0]
@@ -146,12 +149,6 @@ def choose_runtime(
         fast = runtime == "openvino" and "bf16" in cleared and cpu_has_bf16()
         precision = "bf16" if fast else "fp32"
     return runtime, precision
-
-
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 # %% ../nbs/48_graph.ipynb #944b30df
 def graph_paths(
@@ -236,14 +233,13 @@ def open_graph(
     run: Run,
     runtime: str = "auto",  # auto, openvino or onnxruntime
     precision: str = "auto",  # auto, fp32 or bf16
-    threads: int = 0,  # 0 = the CPUs this process may use
 ) -> Graph:
     "Open a run's graph."
     header = read_graph_header(run)
     rule = Preprocessing.from_dict(header["preprocessing"])
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
     cache = run.weights / "ensemble.cache"
-    engine = RUNTIMES[name](graph_paths(run.weights)[0], precision, threads, cache)
+    engine = RUNTIMES[name](graph_paths(run.weights)[0], precision, cache)
     return Graph(header, rule, engine, precision)
 
 # %% ../nbs/48_graph.ipynb #4f395f89

@@ -70,13 +70,9 @@ class Gate:
     def distance(
         self,
         features: np.ndarray,  # (n, d)
-    ) -> np.ndarray:  # (n,), squared Mahalanobis distance divided by d; about 1 for training images
+    ) -> np.ndarray:  # (n,), squared Mahalanobis distance divided by d
         "How far from the training images."
         return np.square((features - self.mean) @ self.whitening).mean(axis=1)
-
-    def refusal(self, features: np.ndarray) -> list[Refusal | None]:
-        "For each row of (n, d): not a lesion, or None."
-        return [NO_LESION if d > self.limit else None for d in self.distance(features)]
 
 
 NO_LESION = Refusal(

@@ -13,7 +13,8 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -32,9 +33,9 @@ from starlette.staticfiles import StaticFiles
 from . import __version__
 from .answers import LesionAnswer, PatientAnswer, ProblemDocument, model_card
 from .batching import Busy
-from .core import BadInput
+from .core import BadInput, MelanomaError
 from .guard import Guard, as_problem, problem_response
-from .observing import log, set_up_logs
+from .observing import json_logs, log
 from .parallel import usable_cpus
 from .service import Looked, Service
 from .uploads import PROBLEMS, Problem
@@ -78,8 +79,8 @@ def example_list() -> dict[str, Any]:
 # %% ../nbs/57_serve.ipynb #96b146b2
 def _form(fieldname: str, most: int) -> dict[str, Any]:
     "The request body in OpenAPI's words: read by us, not by the framework."
-    image = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
-    one = image | {"description": "JPEG, PNG, WebP, TIFF or BMP."}
+    one = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
+    one["description"] = "JPEG, PNG, WebP, TIFF or BMP."
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": most}
     schema = {
         "type": "object",
@@ -108,13 +109,18 @@ Heatmap = Annotated[bool, Query(description="Send a heat map.")]
 UPLOAD_PROBLEMS = (400, 401, 408, 413, 415, 422, 503)
 
 
-def make_app(service: Service) -> Any:  # an ASGI application
+def make_app(
+    service: Service,
+    beside: Callable[[], None] | None = None,  # started in a thread when requests can come
+) -> Any:  # an ASGI application
     "The service as an ASGI application."
     pool = ThreadPoolExecutor(usable_cpus(), "decoding")
     web = Path(str(files("melanoma"))) / "web"
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if beside:
+            threading.Thread(target=beside, name="beside", daemon=True).start()
         yield
         if service.batcher:  # uvicorn comes here when every request is answered
             await service.batcher.close()
@@ -277,14 +283,14 @@ def run_server(
     service: Service,
     host: str = "127.0.0.1",
     port: int = 8000,
+    beside: Callable[[], None] | None = None,  # started in a thread when requests can come
 ) -> None:
     "Answer requests until SIGTERM or Ctrl+C; what was accepted is finished first."
     import uvicorn
 
-    set_up_logs()
     patience = int(service.settings.deadline + service.settings.limits.receive_seconds)
     config = uvicorn.Config(
-        make_app(service),
+        make_app(service, beside),
         host,
         port,
         log_config=None,
@@ -300,10 +306,12 @@ def run_server(
     give_memory_back()
     # uvicorn finishes what was accepted and raises the signal again: having stopped is no failure
     signal.signal(signal.SIGTERM, lambda *_: None)
-    with listener:
+    with listener, json_logs():
         address = {"host": host, "port": listener.getsockname()[1]}
         log.info("listening", extra={"fields": address})
         uvicorn.Server(config).run(sockets=[listener])
+    if service.failure:
+        raise MelanomaError(service.failure)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -153,3 +153,10 @@ def test_the_demo_trains_says_where_it_is_and_answers(tmp_path):
         assert server.stop() == 0
     with serving(tmp_path, tmp_path / "again", "--demo") as server:
         server.wait(seconds=30)  # kept from the first start
+
+
+def test_a_demo_that_cannot_be_trained_ends_with_a_reason(tmp_path):
+    (tmp_path / "output").write_text("in the way")
+    done = melanoma(tmp_path, "serve", "--demo", "--port", "0")
+    assert done.returncode == 1
+    assert "the demo model could not be made" in done.stderr

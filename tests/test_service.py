@@ -165,6 +165,10 @@ def test_full_queue_answers_503_at_once(exported, tmp_path):
                 assert re.fullmatch(r"[1-9]\d*", answer.headers["retry-after"])
         for _ in range(3):
             assert httpx.post(url, files=lesion(large), timeout=30).status_code == 200
+        # what can never be let in is too large, and not to be tried again
+        crowd = lesions([large] * 3)
+        answer = httpx.post(server.url + "/v1/patient", files=crowd, timeout=30)
+        assert "2 images" in problem(answer, 413, "too-large")["detail"]
 
 
 def test_upload_over_the_limit_is_refused_before_it_is_sent(service, photos):
