@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'RunName', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'Parameters', 'Force',
-           'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'EXTRAS', 'parameter_value', 'join_parameters',
+           'DEMO_RUN', 'fetch_app', 'DEMO_SIZE', 'DEMO_TRAINING', 'EXTRAS', 'parameter_value', 'join_parameters',
            'given_parameters', 'absolute_sources', 'prepare', 'folds', 'train', 'evaluate', 'predict', 'export',
            'serve', 'demo_model', 'fetch_kaggle', 'fetch_isic', 'demo', 'runs', 'doctor', 'main']
 
@@ -242,6 +242,9 @@ def predict(
     run_stage("predict", values, home.folder / "predict.ipynb", home.root)
 
 # %% ../nbs/70_cli.ipynb #f93b1982
+DEMO_RUN = "serve-demo"
+
+
 @app.command()
 def export(
     run: RunName,
@@ -276,26 +279,26 @@ def serve(
     "The web page and the HTTP API."
     if bool(run) == demo:
         raise BadInput("give --run NAME, or --demo for a small model of drawn lesions.")
-    from melanoma.service import Limits, Service, Settings, read_api_key
+    from melanoma.graph import open_graph
 
-    limits = Limits(max_upload_mb, max_megapixels)
-    key = read_api_key(api_key_file)
-    service = Service(
-        Settings(limits, queue, deadline, api_key=key, runtime=runtime, precision=precision)
-    )
-    beside = None
-    if demo:
-        from melanoma.serve import run_server
-        from melanoma.service_demo import DEMO_RUN, load_demo
-
-        beside = partial(load_demo, service, Run.named(DEMO_RUN))
-    else:
+    home, beside = Run.named(run or DEMO_RUN), None
+    with ThreadPoolExecutor(1) as pool:
         # the graph is opened while the web framework is imported
-        with ThreadPoolExecutor(1) as pool:
-            loading = pool.submit(service.load, Run.named(run))
-            from melanoma.serve import run_server
+        opening = None if demo else pool.submit(open_graph, home, runtime, precision)
+        from melanoma.serve import run_server
+        from melanoma.service import Limits, Service, Settings, read_api_key
 
-            loading.result()
+        limits, key = Limits(max_upload_mb, max_megapixels), read_api_key(api_key_file)
+        settings = Settings(
+            limits, queue, deadline, api_key=key, runtime=runtime, precision=precision
+        )
+        service = Service(settings)
+        if opening:
+            service.load(home, opening.result())
+    if demo:
+        from melanoma.service_demo import load_demo
+
+        beside = partial(load_demo, service, home)
     run_server(service, host, port, beside)
 
 
@@ -303,7 +306,7 @@ def serve(
 def demo_model() -> None:
     "Train and export the small model of `serve --demo`; lines beginning with == say where it is."
     from melanoma.pipeline import train_folds
-    from melanoma.service_demo import DEMO_RUN, DRAWINGS, FOLDS
+    from melanoma.service_demo import DRAWINGS, FOLDS
     from melanoma.synthetic import make_dataset
 
     home = Run.named(DEMO_RUN)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'VERSION', 'RUNTIMES', 'Scored', 'Runtime', 'OpenVino', 'OnnxRuntime', 'cpu_has_bf16', 'choose_runtime',
-           'graph_paths', 'Graph', 'read_graph_header', 'stale_folds', 'open_graph', 'choose_graph', 'graph_logits']
+           'graph_paths', 'Graph', 'read_graph_header', 'check_graph', 'stale_folds', 'open_graph', 'choose_graph',
+           'graph_logits']
 
 # %% ../nbs/48_graph.ipynb #39fd075c
 import os
@@ -81,13 +82,16 @@ class OpenVino:
             alone.reshape({0: [1, *alone.input(0).partial_shape[1:]]})
             self._single = core.compile_model(alone, "CPU", settings).create_infer_request()
 
-        # beside the first requests, which the other serves; no daemon: it ends before the process
+        # when the first image comes alone, and beside it; no daemon: it ends before the process
         self._compiling = threading.Thread(target=compile_single, name="compiling")
-        self._compiling.start()
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it; one call at a time."
-        request = (len(pixels) == 1 and self._single) or self._many
+        request = self._many
+        if len(pixels) == 1:
+            if self._compiling.ident is None:
+                self._compiling.start()
+            request = self._single or self._many
         request.infer({0: pixels}, share_inputs=True)
         tensors = [request.get_output_tensor(i) for i, _ in enumerate(OUTPUTS)]
         return Scored(*(tensor.data.copy() for tensor in tensors))
@@ -197,36 +201,45 @@ class Graph:
 def read_graph_header(
     run: Run,
 ) -> dict[str, Any]:  # ensemble.json
-    "The header of a run's graph, after a look at whether the files belong together."
+    "The header of a run's graph; whether it belongs to the graph is not looked at."
     onnx, path = graph_paths(run.weights)
-    if not path.exists():
+    if not path.exists() or not onnx.exists():
         raise BadInput(
             f"run {run.name!r} has no exported graph: first `melanoma export --run {run.name}`."
         )
     header = read_json(path)
-    again = f"export it again: `melanoma export --run {run.name} --force`."
     if header.get("version") != VERSION:
         raise BadInput(
-            f"{path} is of version {header.get('version')}, this program reads {VERSION}: {again}"
-        )
-    if not onnx.exists() or file_sha256(onnx) != header["sha256"]:
-        raise BadInput(f"{onnx} is missing or is not the file that {path.name} describes: {again}")
-    stale = stale_folds(run, header)
-    if stale:
-        raise BadInput(
-            f"the graph of run {run.name!r} was exported from other weights "
-            f"(changed since: fold {shown(stale)}): {again}"
+            f"{path} is of version {header.get('version')}, this program reads {VERSION}: "
+            f"export it again: `melanoma export --run {run.name} --force`."
         )
     return header
+
+
+def check_graph(
+    run: Run,
+    header: dict[str, Any],
+) -> None:
+    "Refuse a graph that is not the one described, or that was made from other weights."
+    onnx, path = graph_paths(run.weights)
+    with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter to others
+        stale = pool.submit(stale_folds, run, header)
+        whole = file_sha256(onnx) == header["sha256"]
+    again = f"export it again: `melanoma export --run {run.name} --force`."
+    if not whole:
+        raise BadInput(f"{onnx} is not the file that {path.name} describes: {again}")
+    if stale.result():
+        raise BadInput(
+            f"the graph of run {run.name!r} was exported from other weights "
+            f"(changed since: fold {shown(stale.result())}): {again}"
+        )
 
 
 def stale_folds(run: Run, header: dict[str, Any]) -> list[int]:
     "Folds whose weights are not those the graph was made from; weights that are gone are not."
     paths = {int(p.stem.removeprefix("fold")): p for p in run.weights.glob("fold*.safetensors")}
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
-        now = dict(zip(map(str, paths), pool.map(file_sha256, paths.values()), strict=True))
     was = header["fold_sha256"]
-    return sorted(int(k) for k, v in now.items() if was.get(k) != v)
+    return sorted(k for k, p in paths.items() if was.get(str(k)) != file_sha256(p))
 
 
 def open_graph(
@@ -234,13 +247,15 @@ def open_graph(
     runtime: str = "auto",  # auto, openvino or onnxruntime
     precision: str = "auto",  # auto, fp32 or bf16
 ) -> Graph:
-    "Open a run's graph."
+    "Open a run's graph, and check meanwhile that it is the right one."
     header = read_graph_header(run)
     rule = Preprocessing.from_dict(header["preprocessing"])
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
-    cache = run.weights / "ensemble.cache"
-    engine = RUNTIMES[name](graph_paths(run.weights)[0], precision, cache)
-    return Graph(header, rule, engine, precision)
+    onnx, cache = graph_paths(run.weights)[0], run.weights / "ensemble.cache"
+    with ThreadPoolExecutor(1) as pool:
+        building = pool.submit(RUNTIMES[name], onnx, precision, cache)
+        check_graph(run, header)  # its error goes before one of a runtime that cannot read the file
+        return Graph(header, rule, building.result(), precision)
 
 # %% ../nbs/48_graph.ipynb #4f395f89
 def choose_graph(

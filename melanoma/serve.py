@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import prometheus_client as prometheus
+import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response
@@ -286,8 +287,6 @@ def run_server(
     beside: Callable[[], None] | None = None,  # started in a thread when requests can come
 ) -> None:
     "Answer requests until SIGTERM or Ctrl+C; what was accepted is finished first."
-    import uvicorn
-
     patience = int(service.settings.deadline + service.settings.limits.receive_seconds)
     config = uvicorn.Config(
         make_app(service, beside),

@@ -18,7 +18,7 @@ from . import __version__
 from .answers import Answerer
 from .batching import Batcher
 from .core import BadInput, Run
-from .graph import Scored, open_graph
+from .graph import Graph, Scored, open_graph
 from .images import Decoded, Preprocessing, resize
 from .observing import Measures
 from .refusal import Refusal, quality_refusal
@@ -78,11 +78,15 @@ class Service:
     measures: Measures = field(default_factory=Measures)
     failure: str = ""  # why it can never be ready and has to end
 
-    def load(self, run: Run) -> None:
+    def load(
+        self,
+        run: Run,
+        graph: Graph | None = None,  # the run's, where it is opened already
+    ) -> None:
         "Open the run's graph, score once to warm up, and be ready."
-        graph = open_graph(run, self.settings.runtime, self.settings.precision)
+        graph = graph or open_graph(run, self.settings.runtime, self.settings.precision)
         size = graph.preprocessing.size
-        graph(np.zeros((1, size, size, 3), np.uint8))
+        graph(np.zeros((2, size, size, 3), np.uint8))
         self.answerer = Answerer(run, graph, __version__)
 
         def on_batch(n: int, seconds: float) -> None:
