@@ -1,4 +1,4 @@
-"""Reads settings.ini, where the package is described, and ships the stage notebooks."""
+"""Reads settings.ini, where the package is described, and ships the notebooks that it runs."""
 
 import configparser
 import shutil
@@ -11,20 +11,22 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-EXTRAS = ("dicom", "fetch", "serve", "export")
+EXTRAS = ("dicom", "fetch", "serve", "export", "kaggle")
+NOTEBOOKS = {"stages": "pipeline", "kernels": "kaggle"}  # folder in the package: in nbs/
 
 
 class BuildWithStages(build_py):
-    """The pipeline notebooks become `melanoma/stages/`: an installed wheel runs the same stages."""
+    """Stage and kernel notebooks go into the package: an installed wheel runs the same ones."""
 
     def run(self):
         super().run()
-        if self.editable_mode:  # the source tree's own nbs/pipeline is found instead
+        if self.editable_mode:  # the source tree's own nbs/ is found instead
             return
-        stages = Path(self.build_lib) / "melanoma" / "stages"
-        stages.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted((HERE / "nbs" / "pipeline").glob("*.ipynb")):
-            shutil.copyfile(notebook, stages / notebook.name)
+        for inside, outside in NOTEBOOKS.items():
+            folder = Path(self.build_lib) / "melanoma" / inside
+            folder.mkdir(parents=True, exist_ok=True)
+            for notebook in sorted((HERE / "nbs" / outside).glob("*.ipynb")):
+                shutil.copyfile(notebook, folder / notebook.name)
 
 
 setup(
@@ -39,7 +41,7 @@ setup(
     keywords=settings["keywords"].split(),
     packages=[settings["lib_path"]],
     include_package_data=True,
-    package_data={"melanoma": ["stages/*.ipynb", "web/*", "py.typed"]},
+    package_data={"melanoma": ["stages/*.ipynb", "kernels/*.ipynb", "web/*", "data/*", "py.typed"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require={
