@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMPETITION', 'DATASETS', 'BACKBONE', 'LONGEST', 'TRAINABLE', 'BUNDLE', 'SPLIT', 'slug_of', 'check_username',
-           'recipe_of', 'datasets_of', 'check_start', 'kernel_notebook', 'write_kernel', 'write_dataset',
+           'recipe_of', 'datasets_of', 'check_start', 'kernel_notebook', 'with_values', 'write_kernel', 'write_dataset',
            'build_kaggle', 'push_commands']
 
 # %% ../nbs/61_kaggle.ipynb #b3e9d5fa
+import ast
 import contextlib
 import json
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 from .config import DEFAULTS, TrainConfig
 from .core import BadInput, MelanomaError, Run, digest, read_json, shown, write_json
+from .kaggle_inputs import SIIM_KINDS
 from .pipeline import check_names, stage_notebook, stage_parameters
 from .wheels import collect_wheels, kaggle_image, packages_for
 
@@ -60,8 +62,11 @@ TRAINABLE = ("siim2020", "siim-npy", "deotte", "ham10000", "isic2017", "isic2019
 def recipe_of(
     home: Run,
     given: Mapping[str, Any],  # training parameters, -p NAME VALUE
+    images: str = "",  # layout of the competition's images on Kaggle; '' = as at home
 ) -> dict[str, Any]:  # parameters of the training kernel's notebook
     "Sources, sizes, folds and training parameters of a run."
+    if images and images not in SIIM_KINDS:
+        raise BadInput(f"images {images!r} is not known; known: {', '.join(SIIM_KINDS)}.")
     known = stage_parameters(stage_notebook("train"))
     own = [name for name in ("run", "fold") if name in given]
     if own:
@@ -91,6 +96,9 @@ def recipe_of(
     if done:
         training = read_json(done[0])["parameters"]
     training |= given
+    if images:  # whatever the competition's images are at home
+        others = [k for k in recipe["kinds"].split(",") if k not in SIIM_KINDS]
+        recipe["kinds"] = ",".join([images, *others])
     config = TrainConfig(**(training | {"run": home.name}))  # types and ranges are checked
     recipe["sizes"] = recipe["sizes"] or str(config.size or 256)
     chosen = {k: getattr(config, k) for k in training if k not in ("pretrained", "force")}
@@ -155,6 +163,22 @@ def kernel_notebook(
     )
 
 
+def with_values(
+    source: str,  # of a parameters cell
+    values: Mapping[str, Any],
+) -> str:
+    "The cell with other defaults; types and comments stay."
+    lines = source.splitlines(keepends=True)
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and node.value:
+            name, at = node.target.id, node.value  # type: ignore[union-attr]
+            if name in values:
+                line = lines[at.lineno - 1]
+                text = json.dumps(values[name], ensure_ascii=False)
+                lines[at.lineno - 1] = line[: at.col_offset] + text + line[at.end_col_offset :]
+    return "".join(lines)
+
+
 def write_kernel(
     folder: Path,
     name: str,  # inference or train
@@ -166,21 +190,14 @@ def write_kernel(
     kernels: list[str],  # whose output it reads
 ) -> None:
     "One kernel's folder, as `kaggle kernels push` takes it."
-    import nbformat
-    from papermill.parameterize import parameterize_notebook
-
     template = kernel_notebook(name)
     check_names(values, stage_parameters(template), f"kaggle {name}")
-    notebook = parameterize_notebook(nbformat.read(template, as_version=4), dict(values))
-    notebook.metadata.pop("papermill", None)
-    # what is injected becomes the defaults: the notebook can be run through papermill again
-    cells = [c for c in notebook.cells if "parameters" not in c.metadata.get("tags", [])]
-    for cell in cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = ["parameters"]
-    notebook.cells = cells
-    folder.mkdir(parents=True)
-    nbformat.write(notebook, folder / f"{slug}.ipynb")
+    notebook = read_json(template)
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            source = with_values("".join(cell["source"]), values)
+            cell["source"] = source.splitlines(keepends=True)
+    write_json(folder / f"{slug}.ipynb", notebook)
     metadata = {
         "id": f"{username}/{slug}",
         "title": slug,
@@ -253,13 +270,14 @@ def build_kaggle(
     gpu: bool = False,  # the inference kernel's; training kernels always have one
     datasets: Iterable[str] = (),  # OWNER/NAME, attached beside those that the run asks for
     given: Mapping[str, Any] | None = None,  # training parameters
+    images: str = "",  # siim2020, deotte or siim-npy: what training kernels read; '' = as at home
 ) -> list[str]:  # commands that push it all, in order
     "Write `output/R/kaggle/`: the data set, the inference kernel, training kernels."
     username, out, extra = check_username(username), home.folder / "kaggle", list(datasets)
     odd = [d for d in extra if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
     if odd:
         raise BadInput(f"dataset {odd[0]!r}: write OWNER/NAME, as in its address on Kaggle.")
-    recipe = recipe_of(home, given or {}) if folds else _recipe_kept(home, given or {})
+    recipe = recipe_of(home, given or {}, images) if folds else _recipe_kept(home, given or {})
     arch = json.loads(recipe["training"]).get("arch", DEFAULTS["arch"])
     wrong = [k for k in folds if not 0 <= k < recipe["n_folds"]]
     if wrong:
@@ -320,7 +338,10 @@ def push_commands(
     kernels: Iterable[int],  # folds that have a training kernel
 ) -> list[str]:
     "The `kaggle` client's commands, in order."
-    inference, data = f"{username}/{slug_of(run, 'inference')}", out / "dataset"
+    inference = f"{username}/{slug_of(run, 'inference')}"
+    with contextlib.suppress(ValueError):
+        out = out.relative_to(Path.cwd())
+    data = out / "dataset"
     commands = [f"kaggle datasets create -p {data} --dir-mode zip"]
     commands += [f"kaggle kernels push -p {out / f'train-fold{k}'}" for k in kernels]
     commands += [

@@ -145,14 +145,15 @@ def collect_wheels(
     "The library and the packages as wheels: pure ones once, compiled ones for each Python."
     folder.mkdir(parents=True, exist_ok=True)
     library_wheel(folder)
-    for name, version in packages.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            wanted = f"{name}=={version}"
-            run_pip("wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, wanted)
-            made = list(Path(scratch).glob("*-none-any.whl"))
-            for wheel in made:
-                shutil.copy(wheel, folder)
-        for python in [] if made else pythons:
-            where = ["--python-version", python, "--platform", "manylinux2014_x86_64"]
-            more = ["--only-binary", ":all:", "--dest", str(folder)]
-            run_pip("download", "--quiet", "--no-deps", *where, *more, wanted)
+    wanted = [f"{name}=={version}" for name, version in packages.items()]
+    with tempfile.TemporaryDirectory() as scratch:
+        run_pip("wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, *wanted)
+        pure = list(Path(scratch).glob("*-none-any.whl"))
+        for wheel in pure:
+            shutil.copy(wheel, folder)
+    have = {canonicalize_name(wheel.name.partition("-")[0]) for wheel in pure}
+    compiled = [text for text in wanted if text.partition("==")[0] not in have]
+    for python in pythons if compiled else []:
+        where = ["--python-version", python, "--platform", "manylinux2014_x86_64"]
+        more = ["--only-binary", ":all:", "--dest", str(folder)]
+        run_pip("download", "--quiet", "--no-deps", *where, *more, *compiled)
