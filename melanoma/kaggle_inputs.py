@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEPTH', 'ARRAY', 'SIIM_KINDS', 'Found', 'columns_of', 'holds_pictures', 'layout_of', 'find_inputs', 'side_of',
            'fitting', 'choose_images', 'with_tables', 'choose_sample', 'found_below', 'find_file', 'find_weights',
-           'link_run', 'use_folds', 'check_submission']
+           'link_run', 'pooled_oof', 'use_folds', 'check_submission']
 
 # %% ../nbs/59_kaggle_inputs.ipynb #3f1aa1c9
 import csv
@@ -237,19 +237,26 @@ def find_weights(
 def link_run(
     home: Run,  # in a folder that can be written to
     weights: dict[int, Path],  # by fold
-    calibration: Path | None,  # calibration.json, where it belongs to these folds
 ) -> Preprocessing:  # the rule of the weights
-    "Put links to a run's files where the stages look for them."
+    "Put links to a run's weights where the stages look for them."
     home.weights.mkdir(parents=True, exist_ok=True)
-    home.folder.mkdir(parents=True, exist_ok=True)
-    links = {home.fold_weights(k): path for k, path in weights.items()}
-    if calibration:
-        links[home.calibration] = calibration
-    for link, path in links.items():
-        link.unlink(missing_ok=True)
-        link.symlink_to(path)
+    for k, path in weights.items():
+        home.fold_weights(k).unlink(missing_ok=True)
+        home.fold_weights(k).symlink_to(path)
     first = weights[min(weights)]
     return Preprocessing.from_dict(read_header(first)["preprocessing"])
+
+# %% ../nbs/59_kaggle_inputs.ipynb #0df6a5be
+def pooled_oof(
+    weights: dict[int, Path],  # by fold: …/weights/RUN/foldK.safetensors
+    run: str,
+) -> pd.DataFrame | None:  # oof.csv of all folds; None where one is not there
+    "Held-out predictions of exactly these folds."
+    paths = [w.parents[2] / "output" / run / w.stem / "oof.csv" for w in weights.values()]
+    if not all(path.is_file() for path in paths):
+        return None
+    names = {"image_name": str, "patient_id": str, "group": str}
+    return pd.concat([pd.read_csv(path, dtype=names) for path in paths], ignore_index=True)
 
 # %% ../nbs/59_kaggle_inputs.ipynb #d54f2fd5
 def use_folds(

@@ -227,7 +227,7 @@ def test_a_fold_is_trained_and_submitted_from_every_layout(kaggle_python, drawn,
         shutil.copytree(trained, inputs / "melanoma-training-output")
         python = image_copy(kaggle_python, root / "infer-image")
         said = run_kernel(python, built / "inference", inputs, root / "infer" / "working")
-        assert f"{layout} in " in said
+        assert f"{layout} in " in said and "OOF AUROC" in said
         sample = drawn / "sample_submission.csv"
         return check_submission(root / "infer" / "working" / "submission.csv", sample)
 
