@@ -97,13 +97,19 @@ async def closed(port: int, requests: list[bytes], lines: int, length: float) ->
 
 
 async def opened(
-    port: int, requests: list[bytes], rate: float, length: float, most: int, on_second=None
+    port: int,
+    requests: list[bytes],
+    rate: float,
+    length: float,
+    most: int,
+    on_second=None,
+    even: bool = False,
 ) -> list:
-    "Requests at random moments (Poisson), whether the last are answered or not; at most `most`."
+    "Requests at random (Poisson) or even gaps, whether the last are answered or not; at most `most`."
     rng, results, free = random.Random(0), [], [Line(port) for _ in range(most)]
     start, due, running, seen = time.perf_counter(), 0.0, set(), -1
     while due < length:
-        due += rng.expovariate(rate)
+        due += 1 / rate if even else rng.expovariate(rate)
         wait = start + due - time.perf_counter()
         if wait > 0.0005 or len(results) % 50 == 0:
             await asyncio.sleep(max(wait, 0))
@@ -202,6 +208,9 @@ async def measure(run: Run, data: Path, rounds: int, deadline: float) -> dict[st
         f"half of capacity ({len(half) / taken:.0f}/s): median {middle:.1f} ms, p99 {slow:.1f} ms; "
         f"a lone client {1e3 * service:.1f} ms"
     )
+    *paced, _ = await opened(8401, forms, capacity / 2, 20, 256, even=True)
+    slow = 1e3 * quantile([seconds for _, seconds in paced], 0.99)
+    print(f"as many at even gaps: p99 {slow:.1f} ms")
 
     memory: dict[int, int] = {}
     *storm, (_, taken) = await opened(
