@@ -105,7 +105,7 @@ async def opened(
     on_second=None,
     even: bool = False,
 ) -> list:
-    "Requests at random (Poisson) or even gaps, whether the last are answered or not; at most `most`."
+    "Requests at random (Poisson) or even gaps, answered the last or not; at most `most` at a time."
     rng, results, free = random.Random(0), [], [Line(port) for _ in range(most)]
     start, due, running, seen = time.perf_counter(), 0.0, set(), -1
     while due < length:
