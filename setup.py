@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-EXTRAS = ("dicom", "fetch", "serve", "export")
+EXTRAS = ("dicom", "fetch", "serve", "export", "docs")
 
 
 class BuildWithStages(build_py):

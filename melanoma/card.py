@@ -37,7 +37,7 @@ def plain(
     most: int = 80,  # characters
 ) -> str:
     "A value on one line, without characters that mean something to Markdown or HTML."
-    text = re.sub(r"[^\w.,:;+=@%()\[\]/ -]+", " ", str(value))
+    text = re.sub(r"[^\w.,:;+=@%()/ -]+", " ", str(value))
     return " ".join(text.split())[:most].strip() or "?"
 
 
