@@ -6,7 +6,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: demo test check lessons setup readme chromium
+.PHONY: demo test check lessons setup readme chromium docs docs-links
 
 demo: $(READY)
 	@echo "set-up took $$(cat $(READY)) s"
@@ -38,7 +38,7 @@ chromium:
 # under two minutes, before every commit: style, types, export and clean leave no difference
 check: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check nbs tests benchmarks setup.py
+	$(BIN)/ruff format --check nbs tests benchmarks docs setup.py
 	$(BIN)/mypy
 	@was=$$(mktemp -d) && cp -r nbs melanoma $$was && \
 	PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean && \
@@ -56,3 +56,13 @@ lessons: $(READY)
 
 readme: $(READY)
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb > README.md
+
+# the documentation in _docs/html: warnings are errors, and so is a link inside it that leads nowhere
+docs: $(READY)
+	$(BIN)/python docs/stage.py
+	$(BIN)/sphinx-build -q -n -W --keep-going -j auto -c docs -d _docs/doctrees _docs/source _docs/html
+	$(BIN)/lychee --offline --include-fragments --no-progress '_docs/html/**/*.html'
+
+# the links that lead elsewhere, over the network
+docs-links: docs
+	$(BIN)/sphinx-build -q -b linkcheck -j auto -c docs -d _docs/doctrees _docs/source _docs/links

@@ -48,6 +48,7 @@ from .metrics import auroc
 from .model import Classifier, create_model
 from .refusal import Gate, fit_gate
 from .store import Store
+from .terms import only_drawings
 
 # %% ../nbs/50_export.ipynb #1bc9fbba
 SIGHT = "tf_efficientnet_lite0"  # with ImageNet's weights; its features tell lesions from the rest
@@ -334,16 +335,8 @@ def _training(run: Run, table: pd.DataFrame) -> dict[str, Any]:
         "sources": sources,
         "n": len(labelled),
         "melanomas": int((labelled["target"] == 1).sum()),
-        "drawings": _only_drawings(run),
+        "drawings": only_drawings(run),
     }
-
-
-def _only_drawings(run: Run) -> bool:
-    "Are the images drawn by this package?"
-    given = read_json(run.store / "manifest.json")["parameters"].get("sources", [])
-    paths = [Path(str(s).partition("=")[2]) / "manifest.json" for s in given]
-    kinds = [str(read_json(p).get("kind", "")) if p.is_file() else "" for p in paths]
-    return bool(kinds) and all(k.startswith("drawn lesions") for k in kinds)
 
 
 def _metrics(run: Run) -> dict[str, Any] | None:
