@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .calibration import logit, sigmoid
@@ -28,6 +27,7 @@ from melanoma.metrics import (
     check_pair,
     check_probability,
     equal_mass_bins,
+    wilson,
 )
 
 # %% ../nbs/45_plots.ipynb #fd60bc4e
@@ -104,14 +104,6 @@ def _percent_scale(ax: Axes, which: str, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.4g} %"))
     getattr(ax, f"set_{which}lim")(low, high)
 
-
-def _wilson(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    "Wilson's (1927) interval of a share k / n: sensible at k = 0, unlike the normal one."
-    z = norm.ppf((1 + level) / 2)
-    centre = (k + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
 # %% ../nbs/45_plots.ipynb #524a08d3
 def plot_reliability(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
@@ -124,7 +116,7 @@ def plot_reliability(
     which = equal_mass_bins(check_probability(p), bins)
     n, k = np.bincount(which), np.bincount(which, weights=t)
     said, happened = np.bincount(which, weights=p) / n, k / n
-    below, above = _wilson(k, n)
+    below, above = wilson(k, n)
     some = k > 0
     ax, _ = _axes(ax)
 
