@@ -37,7 +37,7 @@ class Lines(tqdm):
         start = {"file": sys.stdout, "delay": 1e-3, "ncols": 0}
         super().__init__(iterable, **{**start, **every, **how})  # type: ignore[call-overload]
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         "One line."
         done = self.format_dict
         speed = f"{done['rate']:.3g}" if done["rate"] else "?"
@@ -45,16 +45,14 @@ class Lines(tqdm):
         took = self.format_interval(done["elapsed"])
         text = f"{self.n:,}{of}{self.unit}, {took}, {speed}{self.unit}/s"
         print(f"{self.desc}: {text}" if self.desc else text, file=self.fp, flush=True)
-        return True
 
     def clear(self, nolock: bool = False) -> None:
         "Nothing is overwritten."
 
     def close(self) -> None:
-        "Ends without a word."
-        if not self.disable:
-            self.disable = True
-            self._decr_instances(self)
+        "Ends without a word: as a bar that was never shown and leaves nothing to clear."
+        self.delay = float("inf")
+        super().close()
 
 # %% ../nbs/06_bars.ipynb #7d64cd2b
 def progress(
