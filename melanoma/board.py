@@ -47,6 +47,8 @@ def percent(
     "A probability as it is read: 0.23 %, 4.1 %, 37 %; a dash where there is none."
     if not np.isfinite(p):
         return "–"
+    if p < 0.0001:
+        return "under 0.01 %"
     digits = 0 if p >= 0.0995 else 1 if p >= 0.00995 else 2
     return f"{100 * p:.{digits}f} %"
 
@@ -76,8 +78,11 @@ class Lesion:
         name = html.escape(self.image_name)
         width = 100 * self.probability if np.isfinite(self.probability) else 0.0
         place = f"#{self.rank} · " if self.rank else ""
-        marks = [f"<b>{self.label}</b>" if self.target == 1 else self.label]
-        marks += [f'<b style="color:{ODD}">stands out</b>'] if self.odd else []
+        label = f"<b>{self.label}</b>" if self.target == 1 else self.label
+        badge = (
+            f'<div style="position:absolute;left:6px;top:6px;padding:0 6px;background:{ODD};'
+            'color:#fff;font-weight:600;border-radius:4px 0 4px 0">stands out</div>'
+        )
         more = "; ".join(
             [f"{self.source}: {self.image_name}"]
             + ([f"patient {self.patient_id}"] if self.patient_id else [])
@@ -88,15 +93,16 @@ class Lesion:
         border = f"2px solid {ODD}" if self.odd else f"1px solid {LINE}"
         cut = "overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
         return (
-            f'<div title="{html.escape(more)}" style="display:inline-block;width:116px;padding:6px;'
-            f"margin:3px;border:{border};border-radius:8px;box-sizing:content-box;font-size:12px;"
-            f'line-height:1.4;vertical-align:top">'
+            f'<div title="{html.escape(more)}" style="position:relative;display:inline-block;'
+            f"width:116px;padding:6px;margin:3px;border:{border};border-radius:8px;"
+            'box-sizing:content-box;font-size:12px;line-height:1.4;vertical-align:top">'
             f'<img src="{thumbnail(self.pixels)}" alt="{name}" style="display:block;width:116px;'
             f'margin:0;border-radius:4px"><div style="{cut};opacity:.75">{name}</div>'
             f"<div>{place}<b>{percent(self.probability)}</b></div>"
             f'<div style="height:4px;border-radius:2px;background:{LINE}"><div style="height:4px;'
             f'border-radius:2px;width:{width:.1f}%;background:#0072B2"></div></div>'
-            f'<div style="min-height:1.4em">{" · ".join(m for m in marks if m)}</div></div>'
+            f'<div style="min-height:1.4em">{label}</div>'
+            f"{badge if self.odd else ''}</div>"
         )
 
 # %% ../nbs/47_board.ipynb #fe93606f

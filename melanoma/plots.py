@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PALETTE', 'TICKS', 'HISTORY', 'plot_roc', 'plot_pr', 'plot_reliability',
-           'plot_score_distribution', 'plot_learning_curves', 'contact_sheet', 'worst_mistakes']
+           'plot_score_distribution', 'plot_learning_curves', 'plot_shares', 'contact_sheet', 'worst_mistakes']
 
 # %% ../nbs/45_plots.ipynb #3a493433
 from collections.abc import Sequence
@@ -213,6 +213,32 @@ def plot_learning_curves(
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
+
+# %% ../nbs/45_plots.ipynb #b9d585c5
+def plot_shares(
+    counts: pd.DataFrame,  # index: the group's name; columns k and n: k of n, n > 0
+    ax: Axes | None = None,  # drawn into
+) -> Axes:  # the axes drawn into
+    "A dot a group with Wilson's 95 % interval, first group on top, and all of them as a line."
+    if counts.empty:
+        raise BadInput("no groups to show")
+    height = 0.9 + 0.28 * len(counts)
+    ax, _ = _axes(ax, (4.8, height))
+    k, n = counts["k"].to_numpy(float), counts["n"].to_numpy(float)
+    low, high = wilson(k, n)
+    y = np.arange(len(counts))[::-1]
+    ax.axvline(k.sum() / n.sum(), ls=":", color=GREY, zorder=0)
+    ax.hlines(y, low, high, color=BLUE, alpha=0.7, lw=1.5)
+    ax.plot(k / n, y, "o", color=BLUE)
+    names = [
+        f"{name}  ({a:,.0f} of {b:,.0f})" for name, a, b in zip(counts.index, k, n, strict=True)
+    ]
+    ax.set_yticks(y, names)
+    ax.set_ylim(-0.6, len(counts) - 0.4)
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 # %% ../nbs/45_plots.ipynb #5f16fd5f
 def contact_sheet(
