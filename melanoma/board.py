@@ -203,7 +203,7 @@ class Board:
         return cls(store, table.assign(shown=_calibrated(run, table["logit"])))
 
     def patients(self) -> pd.DataFrame:  # index patient_id, most interesting first
-        "Lesions, melanomas, the highest score and what stands out, by patient."
+        "Lesions, melanomas where labels are known, what stands out by score, the highest score."
         known = self.table[self.table["patient_id"].notna()]
         odd = np.zeros(len(known), bool)
         for at in known.groupby("patient_id").indices.values():
@@ -218,7 +218,8 @@ class Board:
             }
         )
         order = ["melanomas", "stand out", "lesions"]
-        return found.sort_values(order, ascending=False, kind="stable")
+        found = found.sort_values(order, ascending=False, kind="stable")
+        return found if (known["target"] >= 0).any() else found.drop(columns="melanomas")
 
     def lesion(
         self,
