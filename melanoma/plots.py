@@ -236,6 +236,7 @@ def plot_shares(
     ax.set_yticks(y, names)
     ax.set_ylim(-0.6, len(counts) - 0.4)
     ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
