@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from .bars import progress
 from melanoma.core import (
     BadImage,
     BadInput,
@@ -144,7 +144,7 @@ def _fill(
     jobs = ((i, paths[i], rows[i]) for i in range(len(entries), len(table)))
     batch = max(1, min(BATCH, BATCH_BYTES // sum(r.size**2 * 3 for r in rules)))
     read = ordered_map(partial(_read_job, rules=rules), jobs, workers, _crashed, batch)
-    bar = tqdm(total=len(table), initial=len(entries), unit=" images", delay=1, desc="prepare")
+    bar = progress(total=len(table), initial=len(entries), unit=" images", desc="prepare")
     chunk: list[_Entry] = []
     try:
         with (part / "journal.jsonl").open("a", encoding="utf-8") as journal, bar:
@@ -207,7 +207,7 @@ def _link(table: pd.DataFrame, path: Path) -> list[_Entry]:
         path.symlink_to(source)
     except OSError:  # Windows lets few people link
         shutil.copyfile(source, path)
-    bar = tqdm(np.load(source, mmap_mode="r"), unit=" images", delay=1, desc="prepare")
+    bar = progress(np.load(source, mmap_mode="r"), unit=" images", desc="prepare")
     return [_of_row(i, pixels) for i, pixels in enumerate(bar)]
 
 # %% ../nbs/18_build.ipynb #58ffc934

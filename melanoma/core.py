@@ -9,7 +9,9 @@ __all__ = ['BAD_INPUT_NAMES', 'NEUTRAL', 'MelanomaError', 'BadInput', 'BadTable'
 
 # %% ../nbs/00_core.ipynb #06fbe4ff
 import contextlib
+import csv
 import hashlib
+import html
 import json
 import os
 import re
@@ -287,6 +289,69 @@ class Run:
             missing = path.relative_to(self.folder.parent)
             raise BadInput(f"run {self.name!r} has no {missing}: first `{command}`.")
         return path
+
+    def state(self) -> dict[str, str]:  # words by name, of the files that are there now
+        "How far the run is, its figures, and the command that comes next."
+        me = f"--run {self.name}"
+        found = {"where": relative(self.folder, self.root)}
+        if not (self.store / "manifest.json").exists():
+            return found | {"next": f"melanoma prepare {me} --source KIND=PATH"}
+        prepared = read_json(self.store / "manifest.json")
+        lost = prepared.get("rejected", 0)
+        found["images"] = f"{prepared['n']:,}" + (f" and {lost:,} rejected" if lost else "")
+        found["sizes"] = ", ".join(map(str, prepared["sizes"])) + " px"
+        if not self.folds.exists():
+            return found | {"next": f"melanoma folds {me}"}
+        with self.folds.open(encoding="utf-8", newline="") as file:
+            rows = [(row["target"], int(row["fold"])) for row in csv.DictReader(file)]
+        melanomas = sum(target == "1" for target, _ in rows)
+        n_folds = max(k for _, k in rows) + 1
+        found["melanomas"] = (
+            f"{melanomas:,} of {len(rows):,} in folds ({melanomas / len(rows):.1%})"
+        )
+        missing = [k for k in range(n_folds) if not (self.fold(k) / "manifest.json").exists()]
+        found["folds trained"] = f"{n_folds - len(missing)} of {n_folds}"
+        if len(missing) == n_folds:
+            return found | {"next": f"melanoma train {me} --folds all"}
+        metrics = read_json(self.metrics) if self.metrics.exists() else {}
+        if metrics:
+            of, m = metrics.get("missing_folds", []), metrics["pooled"]
+            found["OOF AUROC"] = (
+                f"{m['auroc']:.4f} ({m['auroc_low']:.4f} to {m['auroc_high']:.4f}), "
+                f"monitor {metrics['monitor']}" + (f", without folds {shown(of)}" if of else "")
+            )
+        exported = (self.weights / "ensemble.json").exists()
+        found["calibrated"] = "yes" if self.calibration.exists() else "no"
+        found["exported"] = "yes" if exported else "no"
+        if missing:
+            found["next"] = f"melanoma train {me} --folds {','.join(map(str, missing))}"
+        elif not metrics or metrics.get("missing_folds"):
+            found["next"] = f"melanoma evaluate {me}"
+        elif not (self.folder / "predictions.csv").exists():
+            found["next"] = f"melanoma predict {me} --source KIND=PATH"
+        else:
+            found["next"] = f"melanoma {'serve' if exported else 'export'} {me}"
+        return found
+
+    def _repr_html_(self) -> str:
+        "The state as a notebook shows it, readable on light and on dark."
+        try:
+            state = self.state()
+        except BadInput as error:  # a damaged file: the notebook shows which
+            state = {"damaged": str(error)}
+        grey = "background:rgba(128,128,128,.18);border-radius:4px"
+        lines = []
+        for name, value in state.items():
+            text = html.escape(value)
+            if name == "next":
+                text = f'<code style="color:inherit;{grey};padding:2px 6px">{text}</code>'
+            lines.append(f'<div style="opacity:.65">{html.escape(name)}</div><div>{text}</div>')
+        grid = "display:grid;grid-template-columns:max-content 1fr;gap:3px 16px"
+        return (
+            '<div style="border-left:3px solid #0072B2;padding:2px 0 2px 12px;margin:4px 0;'
+            f'line-height:1.45"><div style="font-weight:600;margin-bottom:4px">'
+            f'run {html.escape(self.name)}</div><div style="{grid}">{"".join(lines)}</div></div>'
+        )
 
 # %% ../nbs/00_core.ipynb #79a8fd80
 def relative(path: str | Path, root: str | Path) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from .bars import progress
 from .core import BadInput, MelanomaError, seed_of
 from .early_stopping import EarlyStopping
 from .metrics import METRICS
@@ -185,7 +185,7 @@ def train_epoch(
     "Train on every batch once."
     model.train()
     total, seen = 0.0, 0
-    for pixels, target, _ in tqdm(loader, desc=label, unit=" batches", delay=10, leave=False):
+    for pixels, target, _ in progress(loader, 10, desc=label, unit=" batches", leave=False):
         target = target.to(hardware.device, non_blocking=True)
         with hardware.autocast():
             logit = model(hardware.send(pixels))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'auroc', 'delong', 'auroc_interval', 'delong_test', 'average_precision', 'partial_auroc',
-           'sensitivity_at_specificity', 'brier', 'equal_mass_bins', 'ece', 'Metric', 'summary', 'summary_by']
+           'sensitivity_at_specificity', 'brier', 'equal_mass_bins', 'ece', 'Metric', 'wilson', 'summary', 'summary_by']
 
 # %% ../nbs/30_metrics.ipynb #d8e9a8fb
 from collections.abc import Callable
@@ -211,6 +211,23 @@ METRICS: dict[str, Metric] = {
         Metric("ece", ece, False),
     )
 }
+
+# %% ../nbs/30_metrics.ipynb #2b6ff8fa
+def wilson(
+    k: ArrayLike,  # how many of n, any shape
+    n: ArrayLike,  # of how many, > 0, the same shape
+    level: float = 0.95,  # confidence, in (0, 1)
+) -> tuple[np.ndarray, np.ndarray]:  # low and high, each in [0, 1], the same shape
+    "Wilson's (1927) interval of a share k / n: sensible at k = 0, unlike the normal one."
+    if not 0 < level < 1:
+        raise BadInput(f"level must lie between 0 and 1, not {level}")
+    k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    if not ((k >= 0) & (k <= n) & (n > 0)).all():
+        raise BadInput("a share is k of n with n > 0 and k from 0 to n")
+    z = float(norm.ppf((1 + level) / 2))
+    centre = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 # %% ../nbs/30_metrics.ipynb #22d7c947
 def summary(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PALETTE', 'TICKS', 'HISTORY', 'plot_roc', 'plot_pr', 'plot_reliability',
-           'plot_score_distribution', 'plot_learning_curves', 'contact_sheet', 'worst_mistakes']
+           'plot_score_distribution', 'plot_learning_curves', 'plot_shares', 'contact_sheet', 'worst_mistakes']
 
 # %% ../nbs/45_plots.ipynb #3a493433
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .calibration import logit, sigmoid
@@ -28,6 +27,7 @@ from melanoma.metrics import (
     check_pair,
     check_probability,
     equal_mass_bins,
+    wilson,
 )
 
 # %% ../nbs/45_plots.ipynb #fd60bc4e
@@ -104,14 +104,6 @@ def _percent_scale(ax: Axes, which: str, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.4g} %"))
     getattr(ax, f"set_{which}lim")(low, high)
 
-
-def _wilson(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    "Wilson's (1927) interval of a share k / n: sensible at k = 0, unlike the normal one."
-    z = norm.ppf((1 + level) / 2)
-    centre = (k + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
 # %% ../nbs/45_plots.ipynb #524a08d3
 def plot_reliability(
     target: ArrayLike,  # 0/1, shape (n,); one class is enough
@@ -124,7 +116,7 @@ def plot_reliability(
     which = equal_mass_bins(check_probability(p), bins)
     n, k = np.bincount(which), np.bincount(which, weights=t)
     said, happened = np.bincount(which, weights=p) / n, k / n
-    below, above = _wilson(k, n)
+    below, above = wilson(k, n)
     some = k > 0
     ax, _ = _axes(ax)
 
@@ -221,6 +213,33 @@ def plot_learning_curves(
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
+
+# %% ../nbs/45_plots.ipynb #b9d585c5
+def plot_shares(
+    counts: pd.DataFrame,  # index: the group's name; columns k and n: k of n, n > 0
+    ax: Axes | None = None,  # drawn into
+) -> Axes:  # the axes drawn into
+    "A dot a group with Wilson's 95 % interval, first group on top, and all of them as a line."
+    if counts.empty:
+        raise BadInput("no groups to show")
+    height = 0.9 + 0.28 * len(counts)
+    ax, _ = _axes(ax, (4.8, height))
+    k, n = counts["k"].to_numpy(float), counts["n"].to_numpy(float)
+    low, high = wilson(k, n)
+    y = np.arange(len(counts))[::-1]
+    ax.axvline(k.sum() / n.sum(), ls=":", color=GREY, zorder=0)
+    ax.hlines(y, low, high, color=BLUE, alpha=0.7, lw=1.5)
+    ax.plot(k / n, y, "o", color=BLUE)
+    names = [
+        f"{name}  ({a:,.0f} of {b:,.0f})" for name, a, b in zip(counts.index, k, n, strict=True)
+    ]
+    ax.set_yticks(y, names)
+    ax.set_ylim(-0.6, len(counts) - 0.4)
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 # %% ../nbs/45_plots.ipynb #5f16fd5f
 def contact_sheet(

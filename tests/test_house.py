@@ -19,6 +19,7 @@ from melanoma.pipeline import STAGES, stage_notebook, stage_parameters
 
 NOTEBOOKS = sorted((REPOSITORY / "nbs").glob("[0-9][0-9]_*.ipynb"))
 STAGE_NOTEBOOKS = sorted((REPOSITORY / "nbs" / "pipeline").glob("*.ipynb"))
+WITH_PARAMETERS = [*STAGE_NOTEBOOKS, *sorted((REPOSITORY / "nbs" / "explore").glob("*.ipynb"))]
 MODULES = sorted(
     p
     for p in (REPOSITORY / "melanoma").glob("*.py")
@@ -103,20 +104,20 @@ def test_import_finder_sees_every_form(tmp_path):
     assert imported_modules(tmp_path / "m.py") == set("abcdeg")
 
 
-# parameters of the stages
+# parameters of the stages and of the notebooks to explore in
 
 
 def test_every_stage_is_a_notebook_and_every_notebook_a_stage():
     assert {stage_notebook(s) for s in STAGES} == set(STAGE_NOTEBOOKS)
 
 
-@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", WITH_PARAMETERS, ids=lambda p: p.stem)
 def test_exactly_one_cell_is_tagged_parameters(notebook):
     tags = [c["metadata"].get("tags", []) for c in code_cells(notebook)]
     assert sum("parameters" in t for t in tags) == 1
 
 
-@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", WITH_PARAMETERS, ids=lambda p: p.stem)
 def test_papermill_finds_the_parameters_that_the_library_finds(notebook):
     known = stage_parameters(notebook)
     inspected = papermill.inspect_notebook(str(notebook))
@@ -126,7 +127,7 @@ def test_papermill_finds_the_parameters_that_the_library_finds(notebook):
         assert inspected[name]["inferred_type_name"] == type(value).__name__, name
 
 
-@pytest.mark.parametrize("notebook", STAGE_NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", WITH_PARAMETERS, ids=lambda p: p.stem)
 def test_the_parameters_cell_holds_nothing_but_typed_parameters(notebook):
     cell = next(c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", []))
     for node in ast.parse("".join(cell["source"])).body:
@@ -171,7 +172,7 @@ def test_help_loads_nothing_heavy(words):
 
 
 @pytest.mark.parametrize(
-    "path", [*NOTEBOOKS, *STAGE_NOTEBOOKS, *MODULES], ids=lambda p: f"{p.parent.name}/{p.name}"
+    "path", [*NOTEBOOKS, *WITH_PARAMETERS, *MODULES], ids=lambda p: f"{p.parent.name}/{p.name}"
 )
 def test_no_file_holds_a_path_of_a_machine(path):
     lines = path.read_text(encoding="utf-8").splitlines()
