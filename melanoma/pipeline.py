@@ -29,7 +29,6 @@ from melanoma.core import (
     atomic_path,
     relative,
 )
-from .progress import fold_finished
 
 # %% ../nbs/60_pipeline.ipynb #0d792666
 STAGES = {
@@ -198,6 +197,8 @@ def train_folds(
 ) -> list[int]:  # the folds trained now
     "Train folds one after another; finished ones are skipped."
     import csv
+
+    from melanoma.progress import fold_finished  # not for those who only ask for parameter names
 
     known = stage_parameters(stage_notebook("train"))
     check_names(parameters, known, "train")
