@@ -156,7 +156,7 @@ def wrong_kernel(folder: Path, program: str) -> Path:
 
 
 def test_the_doctor_finds_faults_and_names_commands(tmp_path):
-    "torchvision of another torch, a kernel of another Python, data that are not there: all at once."
+    "torchvision of another torch, a kernel of another Python, data that are nowhere: all at once."
     shadow = tmp_path / "shadow"
     (shadow / "torchvision").mkdir(parents=True)
     broken = "raise RuntimeError('operator torchvision::nms does not exist')"
