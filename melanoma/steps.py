@@ -90,23 +90,36 @@ class RunState:
 
 def run_state(run: Run) -> RunState:
     "Read how far a run is from its files."
-    weights = {int(p.stem.removeprefix("fold")) for p in run.weights.glob("fold*.safetensors")}
-    exported = (run.weights / "ensemble.json").exists()
+    weights = [int(p.stem.removeprefix("fold")) for p in run.weights.glob("fold*.safetensors")]
+    trained = sorted(weights)
     manifest = run.store / "manifest.json"
     if not manifest.exists():
-        return RunState(run, trained=tuple(sorted(weights)), exported=exported)
-    store = read_json(manifest)
-    n_folds, trained = 0, []
+        return RunState(run, trained=tuple(trained), exported=_is_exported(run, trained))
+    store, n_folds = read_json(manifest), 0
     if run.folds.exists() and run.folds_manifest.exists():
         n_folds = read_json(run.folds_manifest)["parameters"]["n_folds"]
-        trained = [k for k in sorted(weights) if (run.fold(k) / "manifest.json").exists()]
-    auroc = None
-    if run.metrics.exists() and trained:
-        last = max((run.fold(k) / "manifest.json").stat().st_mtime for k in trained)
-        if run.metrics.stat().st_mtime >= last:
-            auroc = read_json(run.metrics)["pooled"]["auroc"]
-    sizes = tuple(store["sizes"])
-    return RunState(run, store["n"], sizes, n_folds, tuple(trained), auroc, exported)
+        trained = [k for k in trained if (run.fold(k) / "manifest.json").exists()]
+    metrics = read_json(run.metrics) if run.metrics.exists() and trained else {"by_fold": []}
+    whole = len(metrics["by_fold"]) == len(trained) > 0
+    return RunState(
+        run,
+        store["n"],
+        tuple(store["sizes"]),
+        n_folds,
+        tuple(trained) if n_folds else (),
+        metrics["pooled"]["auroc"] if whole else None,
+        _is_exported(run, trained),
+    )
+
+
+def _is_exported(run: Run, trained: list[int]) -> bool:
+    "Is there a graph of these folds and of the run's calibration? (Weights may be elsewhere.)"
+    path = run.weights / "ensemble.json"
+    if not path.exists():
+        return False
+    header = read_json(path)
+    calibration = read_json(run.calibration) if run.calibration.exists() else None
+    return not trained or (header["folds"], header["calibration"]) == (trained, calibration)
 
 # %% ../nbs/59_steps.ipynb #425a99d5
 def next_command(
