@@ -38,7 +38,7 @@ for command in (
     commands.predict,
     commands.export,
 ):
-    app.command()(command)
+    app.command()(commands.naming_next(command))
 app.command()(tell_demo)
 app.command(hidden=True)(demo_model)
 

@@ -20,10 +20,12 @@ from .packages import installed, lacking
 def tell(
     title: str,
     text: str,  # what happens and why, in a sentence or two
+    command: str = "",  # that does the same
 ) -> None:
     "Announce a step."
-    print(f"\n== {title}", flush=True)
-    print(textwrap.fill(text, 88, initial_indent="   ", subsequent_indent="   "), flush=True)
+    print(f"\n== {title}")
+    print(textwrap.fill(text, 88, initial_indent="   ", subsequent_indent="   "))
+    print(f"   $ {command}\n" if command else "", flush=True)
 
 # %% ../nbs/68_demo.ipynb #1dd738ba
 def what_next(
@@ -83,19 +85,23 @@ def demo(force: Force = False) -> None:
         f"Decodes every image once into a square of {DEMO_SIZE} px and stores them in one file "
         "that training reads row by row, so that no data set has to fit into memory. Some 10 "
         f"seconds; {where}/prepare.ipynb shows the images and the duplicates among them.",
+        f"melanoma prepare --run demo --size {DEMO_SIZE} --source siim2020={where}/data",
     )
     prepare("demo", lesions, [DEMO_SIZE], force=force)
     tell(
         "folds",
         "Splits them into five folds. No patient and no photo lies in two: a model that has seen a "
         f"patient's other lesions would look better than it is. Some seconds; {where}/folds.ipynb.",
+        "melanoma folds --run demo",
     )
     folds("demo", force=force)
+    given = "".join(f" -p {name} {value}" for name, value in DEMO_TRAINING.items())
     tell(
         "train",
         "Trains one network a fold, each on the other four folds, starting from weights that know "
         "everyday photos. Half a minute a fold on two CPUs; learning curves and the worst mistakes "
         f"are in {where}/train_fold0.ipynb and so on. Interrupted, the same command goes on.",
+        f"melanoma train --run demo{given}",
     )
     from melanoma.pipeline import train_folds
 
@@ -105,6 +111,7 @@ def demo(force: Force = False) -> None:
         "Each image now has a score of the one network that never saw it. Together they give the "
         "honest figure with its interval, and the calibration that turns scores into "
         f"probabilities. Some 10 seconds; open {where}/report.html in a browser.",
+        "melanoma evaluate --run demo",
     )
     evaluate("demo")
     tell(
@@ -112,6 +119,8 @@ def demo(force: Force = False) -> None:
         "All five networks look at the test patients' images from eight sides; the mean is the "
         f"prediction. Some 10 seconds; {where}/predictions.csv, and {where}/submission.csv as "
         "Kaggle wants it.",
+        f"melanoma predict --run demo --source siim2020={where}/data --split test --tta 8 "
+        f"--sample-submission {where}/data/sample_submission.csv",
     )
     sample = data / "sample_submission.csv"
     predict(["demo"], lesions, split="test", sample_submission=sample, tta=8)
@@ -122,6 +131,7 @@ def demo(force: Force = False) -> None:
             "Writes the five networks as one graph, shown to give the same probabilities, for the "
             "web page: it starts in a second and needs no torch. Half a minute; "
             f"{relative(home.weights, Path.cwd())}/ensemble.onnx.",
+            "melanoma export --run demo",
         )
         export("demo")
     else:
