@@ -202,7 +202,7 @@ def train_folds(
 
     known = stage_parameters(stage_notebook("train"))
     check_names(parameters, known, "train")
-    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name}")
+    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name} --source KIND=PATH")
     run.need(run.folds, f"melanoma folds --run {run.name}")
     with run.folds.open(encoding="utf-8", newline="") as file:
         n_folds = max(int(row["fold"]) for row in csv.DictReader(file)) + 1
