@@ -64,7 +64,7 @@ def serve(
     "The web page and the HTTP API."
     if bool(run) == demo:
         raise BadInput("give --run NAME, or --demo for a small model of drawn lesions.")
-    home, beside = Run.named(DEMO_RUN) if demo else find_run(run), None
+    home, beside = Run.named(run or DEMO_RUN), None
     need_packages("serve")
     from melanoma.graph import open_graph
 
@@ -80,6 +80,7 @@ def serve(
         )
         service = Service(settings)
         if opening:
+            find_run(run)  # a misspelt name is asked about
             service.load(home, opening.result())
     if demo:
         from melanoma.service_demo import load_demo

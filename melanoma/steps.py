@@ -44,7 +44,7 @@ def find_run(
 ) -> Run:
     "A run that exists, or an error that says which do and how one is begun."
     run, known = Run.named(name, root), known_runs(root)
-    if name in known:
+    if name in known or run.folder.is_dir() or run.weights.is_dir():  # begun, however little
         return run
     there = f" There {'are' if len(known) > 1 else 'is'}: {shown(known, 10)}." if known else ""
     raise BadInput(
