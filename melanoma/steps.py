@@ -83,6 +83,8 @@ class RunState:
             parts += [f"{len(self.trained)} of {self.n_folds} folds trained"]
         elif self.images:
             parts += ["no folds"]
+        elif self.trained:
+            parts += [f"weights of {len(self.trained)} folds"]
         if self.auroc is not None:
             parts += [f"OOF AUROC {self.auroc:.4f}"]
         return f"{self.run.name:16} " + ", ".join(parts + ["exported"] * self.exported)
