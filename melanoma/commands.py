@@ -30,7 +30,7 @@ from melanoma.options import (
     given_parameters,
 )
 from .packages import need_packages
-from .steps import blend_folder, find_run, next_command
+from .steps import blend_folder, blended_runs, find_run, next_command
 
 # %% ../nbs/67_commands.ipynb #b58a788d
 def prepare(
@@ -148,7 +148,7 @@ def predict(
     from melanoma.pipeline import run_stage
 
     names = ",".join(run)
-    homes = [find_run(name.strip()) for name in names.split(",")]
+    homes = [find_run(home.name) for home in blended_runs(names)]
     if sample_submission and not sample_submission.is_file():
         raise BadInput(f"{sample_submission} is not there.")
     values = {
