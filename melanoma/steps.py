@@ -163,7 +163,7 @@ def next_command(
     if not state.images and not state.trained:
         return f"melanoma prepare --run {name} --source KIND=PATH"
     if not state.images:  # weights from elsewhere
-        return predict
+        return "melanoma runs" if predicted else predict
     if not state.n_folds:
         return f"melanoma folds --run {name}"
     if state.missing:
