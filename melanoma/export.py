@@ -200,7 +200,7 @@ def export_run(
         say(f"run {run.name!r} is exported: skipped")
         return done
     ensemble = load_ensemble(run)
-    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name}")
+    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name} --source KIND=PATH")
     store = Store.open(run.store, ensemble.preprocessing.size)
     ensemble.preprocessing.check_same(store.preprocessing, "the weights", "the images' store")
     if ensemble.missing:

@@ -29,7 +29,6 @@ from melanoma.core import (
     atomic_path,
     relative,
 )
-from .progress import fold_finished
 
 # %% ../nbs/60_pipeline.ipynb #0d792666
 STAGES = {
@@ -199,9 +198,11 @@ def train_folds(
     "Train folds one after another; finished ones are skipped."
     import csv
 
+    from melanoma.progress import fold_finished  # not for those who only ask for parameter names
+
     known = stage_parameters(stage_notebook("train"))
     check_names(parameters, known, "train")
-    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name}")
+    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name} --source KIND=PATH")
     run.need(run.folds, f"melanoma folds --run {run.name}")
     with run.folds.open(encoding="utf-8", newline="") as file:
         n_folds = max(int(row["fold"]) for row in csv.DictReader(file)) + 1

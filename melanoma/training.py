@@ -126,7 +126,7 @@ def train_fold(
     data = data or open_fold(run, config)
     if model is None:
         model, origin = create_model(config.arch, config.pretrained, config.seed)
-    hardware = choose_hardware(config.device, config.precision, config.workers)
+    hardware = choose_hardware(config.device, config.precision, config.workers, model)
     print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.arch} from {origin}")
     train_targets = data.targets[data.rows["train"]]
     weight = positive_weight(config.pos_weight, train_targets)

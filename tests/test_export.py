@@ -41,9 +41,10 @@ def test_a_second_export_is_skipped_and_other_views_are_refused(exported):
     assert other.returncode == 2 and "exported with 1 views, not 8" in other.stderr
 
 
-def test_a_run_that_is_not_trained_says_what_comes_first(prepared):
-    done = melanoma(prepared, "export", "--run", "nothing")
-    assert done.returncode == 2 and "melanoma train --run nothing" in done.stderr
+def test_a_run_that_is_not_trained_says_what_comes_first(tmp_path):
+    (tmp_path / "output" / "begun").mkdir(parents=True)
+    done = melanoma(tmp_path, "export", "--run", "begun")
+    assert done.returncode == 2 and "melanoma train --run begun" in done.stderr
 
 
 def test_weights_trained_since_make_the_graph_stale(copy):
