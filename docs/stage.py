@@ -15,13 +15,19 @@ import papermill
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-SHELVES = {"library": "nbs", "stages": "nbs/pipeline", "explore": "nbs/explore"}
+SHELVES = {
+    "library": "nbs",
+    "stages": "nbs/pipeline",
+    "explore": "nbs/explore",
+    "kernels": "nbs/kaggle",
+}
 HEADS = {
     "library": "# The library\n\nEach chapter is a notebook that generates one module. Read from "
     "the top: a chapter needs only chapters above it.",
     "stages": "# The stages\n\nPapermill runs these notebooks, `melanoma` calls them with your "
     "parameters. The executed copy stays in the run's folder: its pictures are of your images.",
     "explore": "# Exploring\n\nNotebooks to open in Jupyter and change.",
+    "kernels": "# Kaggle kernels\n\nThe notebooks that `melanoma kaggle build` fills in.",
     "api": "# Modules\n\nWhat can be imported, with the comments that stand beside the code.",
 }
 DIRECTIVE = re.compile(r"^#\|\s*(\w+).*\n?", re.MULTILINE)
@@ -29,7 +35,8 @@ DIRECTIVE = re.compile(r"^#\|\s*(\w+).*\n?", re.MULTILINE)
 
 def notebooks(shelf: str) -> list[Path]:
     "The notebooks of a shelf, in order."
-    return sorted((ROOT / SHELVES[shelf]).glob("[0-9]*.ipynb"))
+    found = (ROOT / SHELVES[shelf]).glob("*.ipynb")
+    return sorted(path for path in found if path.stem != "index")
 
 
 def heading(notebook: Path) -> tuple[str, str]:

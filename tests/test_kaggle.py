@@ -282,7 +282,7 @@ def test_a_training_kernel_takes_the_recipe_of_home(trained):
     ("arguments", "message"),
     [
         (["--run", "tiny", "--username", "a b"], "https://www.kaggle.com/NAME"),
-        (["--run", "other", "--username", "me"], "has no trained fold"),
+        (["--run", "other", "--username", "me"], "there is no run"),
         (["--run", "tiny", "--username", "me", "--fold", "7"], "fold 7 does not exist"),
         (["--run", "tiny", "--username", "me", "--dataset", "x"], "write OWNER/NAME"),
         (["--run", "tiny", "--username", "me", "-p", "lr", "1"], "give --fold K"),
