@@ -64,7 +64,8 @@ def test_nothing_of_nbdev_is_shown_and_no_code_is_lost(pages):
         code = "\n".join(c.source for c in shown.cells if c.cell_type == "code")
         assert not re.search(r"^#\|", code, re.MULTILINE)
         was = nbformat.read(notebook, as_version=4)
-        kept = [c for c in was.cells if c.cell_type == "code" and "default_exp" not in c.source]
+        left_out = re.compile(r"^#\|\s*(default_exp|hide)\b", re.MULTILINE)
+        kept = [c for c in was.cells if c.cell_type == "code" and not left_out.search(c.source)]
         assert len(kept) == sum(c.cell_type == "code" for c in shown.cells), notebook.name
 
 
