@@ -24,8 +24,9 @@ def tell(
 ) -> None:
     "Announce a step."
     print(f"\n== {title}")
-    print(textwrap.fill(text, 88, initial_indent="   ", subsequent_indent="   "))
-    print(f"   $ {command}\n" if command else "", flush=True)
+    print(textwrap.fill(text, 88, initial_indent="   ", subsequent_indent="   "), flush=True)
+    if command:
+        print(f"   $ {command}\n", flush=True)
 
 # %% ../nbs/68_demo.ipynb #1dd738ba
 def what_next(
@@ -48,6 +49,8 @@ def what_next(
     explore = Path(str(files("melanoma"))).parent / "nbs" / "explore"
     if explore.is_dir():
         found += [(f"jupyter lab {relative(explore, Path.cwd())}", "look at a run by hand")]
+    if lacking("fetch"):
+        found += [("pip install 'melanoma[fetch]'", "what downloads data sets")]
     found += [
         ("melanoma fetch isic data/isic --limit 2000", "real images, of the ISIC Archive"),
         ("melanoma prepare --help", "the kinds of data sets that can be read"),
@@ -79,6 +82,8 @@ def demo(force: Force = False) -> None:
     from melanoma.synthetic import make_dataset
 
     data = make_dataset(home.folder / "data")
+    drawn = sum(1 for _ in data.glob("jpeg/*/*.jpg"))
+    print(f"   {drawn} images")
     lesions = [f"siim2020={data}"]
     tell(
         "prepare",
@@ -150,7 +155,7 @@ def demo(force: Force = False) -> None:
         print(f"  {where}/{name}")
     print("\nTo try next:")
     for command, purpose in what_next(home, not without):
-        print(f"  {command:72}  # {purpose}")
+        print(f"  {purpose}:\n    {command}")
 
 # %% ../nbs/68_demo.ipynb #63ce00f1
 DEMO_RUN = "serve-demo"
