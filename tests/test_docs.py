@@ -108,7 +108,8 @@ def wrong(line: str) -> list[str]:
     given = [w.partition("=")[0] for w in words if w.startswith("-")]
     missing = [w for w in given if w not in options]
     if "-p" in given:
-        takes = stage_parameters(stage_notebook(words[1]))
+        # kaggle build takes those of the training notebook
+        takes = stage_parameters(stage_notebook(words[1] if words[1] in STAGES else "train"))
         named = [words[i + 1] for i, w in enumerate(words) if w == "-p"]
         missing += [n for n in named if n not in takes]
     return missing
