@@ -82,8 +82,9 @@ class OpenVino:
             alone.reshape({0: [1, *alone.input(0).partial_shape[1:]]})
             self._single = core.compile_model(alone, "CPU", settings).create_infer_request()
 
-        # when the first image comes alone, and beside it; no daemon: it ends before the process
-        self._compiling = threading.Thread(target=compile_single, name="compiling")
+        # when the first image comes alone, and beside it. No daemon, whatever the thread here is:
+        # a process that ends while OpenVINO compiles is aborted
+        self._compiling = threading.Thread(target=compile_single, name="compiling", daemon=False)
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it; one call at a time."
