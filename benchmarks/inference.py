@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from melanoma.core import Run
 from melanoma.export import export_run
 from melanoma.graph import OpenVino, cpu_has_bf16, graph_paths, open_graph
 from melanoma.inference import load_ensemble
+from melanoma.run import Run
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 TORCH_START = """

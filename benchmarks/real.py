@@ -26,8 +26,8 @@ from PIL import Image, ImageOps
 from skimage import data as bundled
 from sklearn.datasets import load_digits, load_sample_images
 
-from melanoma.core import Run
 from melanoma.images import resize
+from melanoma.run import Run
 from melanoma.service import Service, Settings, look
 from melanoma.uploads import Limits, Upload
 

@@ -22,7 +22,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import psutil
 from inference import MELANOMA, train
 
-from melanoma.core import Run
+from melanoma.run import Run
 
 BASELINE = """
 import io, sys

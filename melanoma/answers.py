@@ -15,11 +15,12 @@ from scipy.special import expit
 
 from .calibration import Platt, logit
 from .context import ENOUGH, patient_context
-from .core import Run, read_json
+from .core import read_json
 from .explain import heat_overlay, png
 from .graph import Graph, Scored
 from .images import Decoded
 from .refusal import NO_LESION, Refusal
+from .run import Run
 from .terms import DRAWN, LICENCE, MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
 
 # %% ../nbs/53_answers.ipynb #c00228a3

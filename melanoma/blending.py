@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 from scipy.special import logit as log_odds
 
 from .build import build_store
-from .core import BadInput, OtherParameters, Run, shown
+from .core import BadInput, OtherParameters, shown
 from .graph import graph_paths, read_graph_header
 from .images import Preprocessing
 from .inference import fold_headers, mean_probability, mean_rank, within_patient
 from .metrics import delong_test, summary
+from .run import Run
 from .store import Store
 from .tables import Source
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from .calibration import Platt, logit
 from .context import patient_context
-from .core import BadInput, Run, read_json, shown
+from .core import BadInput, read_json, shown
 from .metrics import summary
+from .run import Run
 from .store import Store
 
 # %% ../nbs/47_board.ipynb #8c32ba4f

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
-from .core import Run, read_json, write_text
+from .core import read_json, write_text
 from .model import read_header
+from .run import Run
 from melanoma.terms import (
     DRAWN,
     LICENCE,

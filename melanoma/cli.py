@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from . import commands
-from .core import BadInput, MelanomaError, Run, project_root, relative
+from .core import BadInput, MelanomaError, project_root, relative
 from .demo import DEMO_RUN, demo_model
 from .demo import demo as tell_demo
 from melanoma.options import (
@@ -31,7 +31,7 @@ from melanoma.options import (
     understand_shell,
 )
 from .packages import need_packages
-from .steps import find_run, known_runs, next_command, run_state
+from .run import Run, find_run, known_runs, next_command, run_state
 
 # %% ../nbs/70_cli.ipynb #a5978db4
 app = typer.Typer(

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .config import preset as preset_parameters
-from .core import BadInput, Run
+from .core import BadInput
 from melanoma.options import (
     Force,
     GroupCol,
@@ -30,7 +30,7 @@ from melanoma.options import (
     given_parameters,
 )
 from .packages import need_packages
-from .steps import blend_folder, blended_runs, find_run, next_command
+from .run import Run, blend_folder, blended_runs, find_run, next_command
 
 # %% ../nbs/67_commands.ipynb #b58a788d
 def prepare(

@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from .commands import evaluate, export, folds, predict, prepare
-from .core import Run, read_json, relative
+from .core import read_json, relative
 from .options import Force
 from .packages import installed, lacking
+from .run import Run
 
 # %% ../nbs/68_demo.ipynb #80a88120
 def tell(

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core import MelanomaError, Run, project_root
+from .core import MelanomaError, project_root
 from melanoma.packages import (
     EXTRAS,
     REQUIRED,
@@ -31,7 +31,7 @@ from melanoma.packages import (
     try_imports,
 )
 from .parallel import usable_cpus
-from .steps import known_runs, next_command, run_state
+from .run import Run, known_runs, next_command, run_state
 
 # %% ../nbs/65_doctor.ipynb #d8286c44
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from melanoma.core import (
     MelanomaError,
     MissingWeights,
     OtherParameters,
-    Run,
     atomic_path,
     file_sha256,
     package_versions,
@@ -47,6 +46,7 @@ from .inference import dihedral, load_ensemble, mean_of_views
 from .metrics import auroc
 from .model import Classifier, create_model
 from .refusal import Gate, fit_gate
+from .run import Run
 from .store import Store
 from .terms import only_drawings
 

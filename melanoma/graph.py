@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .core import BadInput, Run, file_sha256, read_json, shown
+from .core import BadInput, file_sha256, read_json, shown
 from .images import Preprocessing
 from .parallel import usable_cpus
+from .run import Run
 
 # %% ../nbs/48_graph.ipynb #540fcd27
 OUTPUTS = ("logits", "activation", "embedding", "distance")  # of the graph, in this order

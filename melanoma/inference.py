@@ -20,11 +20,12 @@ from scipy.special import logit as log_odds
 from scipy.stats import rankdata
 
 from .context import patient_context
-from .core import BadInput, Run, atomic_path, shown
+from .core import BadInput, atomic_path, shown
 from .dataset import LesionDataset, make_loader
 from .engine import Hardware, predict
 from .images import Preprocessing
 from .model import Classifier, load_checkpoint, read_header
+from .run import Run
 from .store import Store
 
 # %% ../nbs/40_inference.ipynb #30c15c1d

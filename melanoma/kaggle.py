@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from .config import DEFAULTS, TrainConfig
-from .core import BadInput, MelanomaError, Run, digest, read_json, shown, write_json
+from .core import BadInput, MelanomaError, digest, read_json, shown, write_json
 from .kaggle_inputs import SIIM_KINDS
 from .pipeline import check_names, stage_notebook, stage_parameters
+from .run import Run
 from .wheels import collect_wheels, kaggle_image, packages_for
 
 # %% ../nbs/61_kaggle.ipynb #96bd0eec

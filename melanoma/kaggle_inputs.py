@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .core import BadInput, Run, read_json, shown, write_manifest
+from .core import BadInput, read_json, shown, write_manifest
 from .images import Preprocessing
 from .model import read_header
+from .run import Run
 from .store import Store
 
 # %% ../nbs/39_kaggle_inputs.ipynb #532e77ab

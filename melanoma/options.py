@@ -19,7 +19,7 @@ import typer
 
 from .config import DEFAULTS, KINDS
 from .core import BadInput
-from .steps import known_runs
+from .run import known_runs
 
 # %% ../nbs/64_options.ipynb #ac20ed6b
 def parameter_value(

@@ -21,14 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig
-from melanoma.core import (
-    BAD_INPUT_NAMES,
-    BadInput,
-    MelanomaError,
-    Run,
-    atomic_path,
-    relative,
-)
+from .core import BAD_INPUT_NAMES, BadInput, MelanomaError, atomic_path, relative
+from .run import Run
 
 # %% ../nbs/60_pipeline.ipynb #0d792666
 STAGES = {
@@ -106,6 +100,7 @@ def run_stage(
     running = output.with_name(f"{output.stem}.running.ipynb")
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["MELANOMA_ROOT"] = str(root)
+    os.environ["MELANOMA_TERMINAL"] = "1" if echo and sys.stderr.isatty() else "0"
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     # sockets in the file system: nobody else on the machine can read what the kernel is told
     transport = "ipc" if os.name == "posix" else "tcp"

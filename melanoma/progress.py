@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from .config import TrainConfig
-from .core import Run, file_sha256, finished
+from .core import file_sha256, finished
+from .run import Run
 from .store import store_size
 
 # %% ../nbs/16_progress.ipynb #7e06f76d

@@ -17,11 +17,12 @@ import numpy as np
 from . import __version__
 from .answers import Answerer
 from .batching import Batcher
-from .core import BadInput, Run
+from .core import BadInput
 from .graph import Graph, Scored, open_graph
 from .images import Decoded, Preprocessing, resize
 from .observing import Measures
 from .refusal import Refusal, quality_refusal
+from .run import Run
 from .uploads import Limits, Problem, Upload, decode_upload, read_uploads
 
 # %% ../nbs/55_service.ipynb #c308f3ef

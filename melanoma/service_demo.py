@@ -13,9 +13,10 @@ import sys
 from collections import deque
 from typing import Any
 
-from .core import BadInput, Run
+from .core import BadInput
 from .graph import check_graph, read_graph_header
 from .observing import log
+from .run import Run
 from .service import Service
 
 DRAWINGS: dict[str, Any] = {"patients": 60, "test_patients": 4, "prevalence": 0.25}

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import Run, read_json
+from .core import read_json
+from .run import Run
 
 # %% ../nbs/36_terms.ipynb #85a043d5
 NOT_A_DIAGNOSIS = "Research use only: not a diagnosis, and not a medical device."

@@ -18,21 +18,14 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from .config import TrainConfig
-from melanoma.core import (
-    NEUTRAL,
-    BadInput,
-    Run,
-    atomic_path,
-    digest,
-    package_versions,
-    write_manifest,
-)
+from .core import NEUTRAL, BadInput, atomic_path, digest, package_versions, write_manifest
 from .dataset import LesionDataset, make_loader, policy
 from .engine import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
 from .folds import fold_rows
 from .loss import make_loss, positive_weight
 from .model import Classifier, create_model, save_checkpoint
 from .progress import fold_inputs, resolved
+from .run import Run
 from .store import Store
 
 # %% ../nbs/33_training.ipynb #0a1c9f83

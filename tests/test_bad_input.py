@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 
 from melanoma.build import build_store
 from melanoma.config import TrainConfig, preset
-from melanoma.core import BadFolds, BadImage, BadInput, BadTable, MissingWeights, Run
+from melanoma.core import BadFolds, BadImage, BadInput, BadTable, MissingWeights
 from melanoma.folds import fold_rows, make_folds
 from melanoma.images import MAX_PIXELS, Preprocessing, decode
 from melanoma.model import build, create_model, lite_file, load_checkpoint, read_header
 from melanoma.pipeline import check_names, parse_folds
+from melanoma.run import Run
 from melanoma.store import Store
 from melanoma.tables import Source, check_labels, lesion_table, parse_sources
 

@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard
 
 from melanoma.card import write_card
 from melanoma.config import preset
-from melanoma.core import Run, read_json, write_json
+from melanoma.core import read_json, write_json
 from melanoma.pipeline import STAGES, stage_notebook, stage_parameters
+from melanoma.run import Run
 from melanoma.terms import MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
 
 spec = importlib.util.spec_from_file_location("stage", REPOSITORY / "docs" / "stage.py")

@@ -17,7 +17,8 @@ from conftest import REPOSITORY, succeed
 from jupyter_client.manager import start_new_kernel
 
 from melanoma.board import Board, Lesion, Patient, fold_table
-from melanoma.core import BadInput, Run
+from melanoma.core import BadInput
+from melanoma.run import Run
 
 EXPLORE = REPOSITORY / "nbs" / "explore"
 PAPERMILL = Path(sys.executable).with_name("papermill")

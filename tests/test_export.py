@@ -12,7 +12,8 @@ import pytest
 from conftest import melanoma, serving, succeed
 from PIL import Image
 
-from melanoma.core import MelanomaError, Run
+from melanoma.core import MelanomaError
+from melanoma.run import Run
 
 
 @pytest.fixture()

@@ -22,10 +22,11 @@ from conftest import REPOSITORY, melanoma, succeed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from melanoma.core import BadInput, Run, read_json
+from melanoma.core import BadInput, read_json
 from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle, recipe_of
 from melanoma.kaggle_inputs import check_submission
 from melanoma.pipeline import stage_parameters
+from melanoma.run import Run
 from melanoma.wheels import kaggle_image, needs_of, satisfies
 
 GIGABYTES = 16

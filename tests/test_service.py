@@ -415,7 +415,7 @@ for name in ("torch", "timm", "pandas", "sklearn", "matplotlib", "torchvision"):
     sys.modules[name] = None  # importing it is an ImportError from here on
 import httpx
 
-from melanoma.core import Run
+from melanoma.run import Run
 from melanoma.serve import make_app
 from melanoma.service import Service
 
