@@ -152,17 +152,18 @@ def kaggle_build(
     dataset: Annotated[
         list[str] | None, typer.Option(metavar="OWNER/NAME", help="To attach; repeatable.")
     ] = None,
+    tta: Annotated[int, typer.Option(help="Views of each test image: 1, 4 or 8.")] = 8,
     p: Parameters = None,
 ) -> None:
     "Write a data set, an inference kernel and training kernels to output/R/kaggle."
     from melanoma.kaggle import build_kaggle
 
     home = Run.named(run) if fold else find_run(run)
-    done = build_kaggle(home, username, fold or [], gpu, dataset or [], given_parameters(p), images)
-    print(f"{relative(home.folder / 'kaggle', home.root)} is written; pip install kaggle, then:")
-    print(*(f"  {line}" for line in done), sep="\n")
-    again = done[0].replace("datasets create", "datasets version") + " -m again"
-    print(f"The data set is there already? {again}")
+    given = given_parameters(p)
+    built = build_kaggle(home, username, fold or [], gpu, dataset or [], given, images, tta)
+    written = relative(home.folder / "kaggle", home.root)
+    print(f"{written} is written. To push it (pip install kaggle):")
+    print(built)
 
 # %% ../nbs/70_cli.ipynb #786a9173
 @app.command()
@@ -177,7 +178,10 @@ def runs() -> None:
         )
     for name in known:
         home = Run.named(name, root)
-        print(f"{run_state(home)}\n{'':16} next: {next_command(home)}")
+        try:
+            print(f"{run_state(home)}\n{'':16} next: {next_command(home)}")
+        except BadInput as error:  # one damaged run hides no other
+            print(f"{name:16} damaged: {error}")
 
 
 @app.command()

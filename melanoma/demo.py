@@ -14,7 +14,7 @@ from pathlib import Path
 from .commands import evaluate, export, folds, predict, prepare
 from .core import read_json, relative
 from .options import Force
-from .packages import installed, lacking
+from .packages import lacking
 from .run import Run
 
 # %% ../nbs/68_demo.ipynb #80a88120
@@ -56,8 +56,12 @@ def what_next(
         ("melanoma fetch isic data/isic --limit 2000", "real images, of the ISIC Archive"),
         ("melanoma prepare --help", "the kinds of data sets that can be read"),
     ]
-    if installed("melanoma.kaggle"):
-        found += [(f"melanoma kaggle build --run {run.name} --username YOU", "train on Kaggle")]
+    found += [
+        (
+            "melanoma kaggle build --run k --username YOU --fold 0 -p arch tf_efficientnet_lite0",
+            "a kernel that trains on Kaggle's images there",
+        )
+    ]
     return found
 
 # %% ../nbs/68_demo.ipynb #ce77fef5

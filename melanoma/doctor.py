@@ -170,7 +170,9 @@ def look_at_kernel(report: Report) -> None:
     program = spec.argv[0] if spec.argv else ""
     report.facts["kernel"] = f"python3: {program} ({spec.resource_dir})"
     relative = Path(program).name.startswith("python") and not Path(program).is_absolute()
-    if not relative and Path(program).resolve() != Path(sys.executable).resolve():
+    # the folder tells environments apart: their programs are links to one interpreter
+    here = Path(sys.executable).parent.resolve()
+    if not relative and Path(program).parent.resolve() != here:
         folder = spec.resource_dir
         what = f"the kernel python3 in {folder} runs {program or 'nothing'}, not this Python"
         report.findings.append(Finding(what, f"mv {folder} {folder}.away; {fix}"))

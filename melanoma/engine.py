@@ -86,7 +86,8 @@ def choose_hardware(
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         kind = torch.device(device).type
-        torch.zeros(1, device=device)
+        # a GPU may be there and this build of torch not made for it: only arithmetic tells
+        float(torch.ones(2, 2, device=device).matmul(torch.ones(2, 2, device=device)).sum())
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:120]
         raise BadInput(f"device {device!r} cannot be used here: {reason}") from None

@@ -266,7 +266,7 @@ def _exported(run: Run, views: int) -> dict[str, Any] | None:
     if not (path.exists() and onnx.exists()):
         return None
     header = read_json(path)
-    trained = {p.stem.removeprefix("fold") for p in run.weights.glob("fold*.safetensors")}
+    trained = {str(k) for k in run.trained_weights()}
     if header.get("version") != VERSION or stale_folds(run, header):
         return None
     if trained != set(header["fold_sha256"]):

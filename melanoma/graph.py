@@ -239,9 +239,8 @@ def check_graph(
 
 def stale_folds(run: Run, header: dict[str, Any]) -> list[int]:
     "Folds whose weights are not those the graph was made from; weights that are gone are not."
-    paths = {int(p.stem.removeprefix("fold")): p for p in run.weights.glob("fold*.safetensors")}
     was = header["fold_sha256"]
-    return sorted(k for k, p in paths.items() if was.get(str(k)) != file_sha256(p))
+    return sorted(k for k, p in run.trained_weights().items() if was.get(str(k)) != file_sha256(p))
 
 
 def open_graph(

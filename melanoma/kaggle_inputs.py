@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['DEPTH', 'ARRAY', 'SIIM_KINDS', 'Found', 'columns_of', 'holds_pictures', 'layout_of', 'find_inputs', 'side_of',
            'fitting', 'choose_images', 'with_tables', 'choose_sample', 'found_below', 'find_file', 'find_weights',
-           'link_run', 'pooled_oof', 'use_folds', 'check_submission']
+           'link_run', 'pooled_oof', 'use_folds', 'submission_rules', 'check_submission']
 
 # %% ../nbs/39_kaggle_inputs.ipynb #3f1aa1c9
 import csv
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from PIL import Image
 from .core import BadInput, read_json, shown, write_manifest
 from .images import Preprocessing
 from .model import read_header
-from .run import Run
+from .run import Run, weight_files
 from .store import Store
 
 # %% ../nbs/39_kaggle_inputs.ipynb #532e77ab
@@ -133,6 +132,8 @@ def fitting(
         folders = [p for p in folders if any(p.glob(f"x_*_{size}.npy"))]
         if not folders:
             raise BadInput(f"no array of {size} px (x_test_{size}.npy) is attached.")
+    if kind in SIIM_KINDS and len(folders) > 1:  # jpeg-isic2019 is no copy of the competition's
+        folders = [p for p in folders if (p / "test.csv").is_file()] or folders
     if kind == "deotte" and len(folders) > 1:
         sides = {p: side_of(p) for p in folders}
         enough = [s for s in sides.values() if s >= size]
@@ -219,14 +220,14 @@ def find_weights(
 ) -> dict[int, Path]:  # by fold
     "Every fold of a run below a folder; one that is there twice is refused."
     weights: dict[int, Path] = {}
-    for path in found_below(root, f"weights/{run}/fold*.safetensors"):
-        k = int(path.stem.removeprefix("fold"))
-        if k in weights:
-            raise BadInput(
-                f"fold {k} of run {run} is attached twice, {weights[k]} and {path}: "
-                "detach one of them."
-            )
-        weights[k] = path
+    for folder in found_below(root, f"weights/{run}"):
+        for k, path in weight_files(folder).items():
+            if k in weights:
+                raise BadInput(
+                    f"fold {k} of run {run} is attached twice, {weights[k]} and {path}: "
+                    "detach one of them."
+                )
+            weights[k] = path
     if not weights:
         raise BadInput(
             f"no weights of run {run} are attached: add the data set that "
@@ -281,6 +282,29 @@ def use_folds(
     return len(split)
 
 # %% ../nbs/39_kaggle_inputs.ipynb #b88b49ac
+def submission_rules(
+    path: Path,  # submission.csv
+    sample: Path | None,  # sample_submission.csv; None: names and order are not compared
+) -> dict[str, bool]:  # rule → is it kept?
+    "What the competition asks of a file; rules that another one's breach makes void are left out."
+    submission = pd.read_csv(path, dtype={"image_name": str})
+    kept = {"columns image_name and target": list(submission) == ["image_name", "target"]}
+    kept["lines end in LF"] = b"\r" not in path.read_bytes()
+    if not kept["columns image_name and target"]:
+        return kept
+    names, target = submission["image_name"], pd.to_numeric(submission["target"], errors="coerce")
+    kept["no name twice"] = names.is_unique
+    if sample:
+        wanted = pd.read_csv(sample, dtype={"image_name": str})["image_name"]
+        kept[f"the sample's {len(wanted):,} rows"] = len(names) == len(wanted)
+        kept["the sample's names"] = set(names) == set(wanted)
+        kept["in the sample's order"] = names.tolist() == wanted.tolist()
+    kept["every target is a number"] = bool(np.isfinite(target).all())
+    kept["every target from 0 to 1"] = bool(target.dropna().between(0, 1).all())
+    kept["not all targets the same"] = target.nunique() > 1  # it would score .5
+    return kept
+
+
 def check_submission(
     path: Path,  # submission.csv
     sample: Path,  # sample_submission.csv
@@ -288,33 +312,7 @@ def check_submission(
     "Refuse what the competition would refuse, or score as nonsense."
     if not path.is_file():
         raise BadInput(f"{path} is not there.")
-    wanted = pd.read_csv(sample, dtype={"image_name": str})
-    submission = pd.read_csv(path, dtype={"image_name": str})
-    target = pd.to_numeric(submission.get("target", pd.Series(dtype=float)), errors="coerce")
-    rules: list[tuple[str, Callable[[], bool]]] = [
-        (
-            f"its columns are {', '.join(submission.columns)}, not image_name,target",
-            lambda: list(submission.columns) == ["image_name", "target"],
-        ),
-        (
-            f"it has {len(submission):,} rows, the sample {len(wanted):,}",
-            lambda: len(submission) == len(wanted),
-        ),
-        ("names come twice", lambda: submission["image_name"].is_unique),
-        (
-            "its names are not the sample's",
-            lambda: set(submission["image_name"]) == set(wanted["image_name"]),
-        ),
-        (
-            "its names are not in the sample's order",
-            lambda: bool((submission["image_name"] == wanted["image_name"]).all()),
-        ),
-        ("a target is no number", lambda: bool(np.isfinite(target).all())),
-        ("a target is outside 0 to 1", lambda: bool(target.between(0, 1).all())),
-        ("all targets are equal: it would score .5", lambda: target.nunique() > 1),
-        ("its lines end in CR LF", lambda: b"\r" not in path.read_bytes()),
-    ]
-    for fault, holds in rules:
-        if not holds():
-            raise BadInput(f"{path} is no valid submission: {fault}.")
-    return submission
+    broken = [rule for rule, holds in submission_rules(path, sample).items() if not holds]
+    if broken:
+        raise BadInput(f"{path} is no valid submission; not kept: {shown(broken)}.")
+    return pd.read_csv(path, dtype={"image_name": str})
