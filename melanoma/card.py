@@ -16,7 +16,6 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from .core import read_json, write_text
-from .model import read_header
 from .run import Run
 from melanoma.terms import (
     DRAWN,
@@ -31,6 +30,7 @@ from melanoma.terms import (
     training_data,
     weights_licence,
 )
+from .weights import read_header
 
 # %% ../nbs/42_card.ipynb #2e1acf04
 def plain(

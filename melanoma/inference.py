@@ -24,9 +24,10 @@ from .core import BadInput, atomic_path, shown
 from .dataset import LesionDataset, make_loader
 from .engine import Hardware, predict
 from .images import Preprocessing
-from .model import Classifier, load_checkpoint, read_header
+from .model import Classifier, load_checkpoint
 from .run import Run
 from .store import Store
+from .weights import read_header
 
 # %% ../nbs/40_inference.ipynb #30c15c1d
 def dihedral(

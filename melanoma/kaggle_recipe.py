@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import DEFAULTS, TrainConfig
+from .config import DEFAULTS, SIIM_KINDS, TrainConfig
 from .core import NEUTRAL, BadInput, digest, read_json, shown
-from .kaggle_inputs import SIIM_KINDS
 from .pipeline import check_names, stage_notebook, stage_parameters
 from .run import Run
 

