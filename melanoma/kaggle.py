@@ -189,9 +189,12 @@ class Built:
                 f"{_listed(self.kernel_folds)} from their kernels"
             ]
         if self.hours is not None:
+            minutes = max(1, round(60 * self.hours))
+            takes = f"{minutes} minutes" if minutes < 90 else f"{self.hours:.1f} hours"
             lines += [
-                f"{TEST_IMAGES:,} test images take about {self.hours:.1f} hours on a CPU like "
-                f"this one; a session ends after {SESSION}" + self.hours_advice
+                f"{TEST_IMAGES:,} test images take the model about {takes} on a CPU like this one, "
+                f"and their decoding beside it; a session ends after {SESSION} hours"
+                + self.hours_advice
             ]
         return "\n".join(lines)
 

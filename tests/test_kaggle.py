@@ -263,7 +263,7 @@ def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("stores", "ensemble.*"))
     said = succeed(root, "kaggle", "build", "--run", "tiny", "--username", "somebody")
     assert "kaggle datasets create -p output/tiny/kaggle/dataset --dir-mode zip" in said
-    assert "10,982 test images take about" in said
+    assert "10,982 test images take the model about" in said
     built = root / "output" / "tiny" / "kaggle"
     inputs = attach(tmp_path / "input", "siim2020", drawn, built / "dataset")
     run_kernel(kaggle_python, built / "inference", inputs, tmp_path / "kernel" / "working")
