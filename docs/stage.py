@@ -190,7 +190,9 @@ def refresh(source: Path) -> None:
         new = {p.relative_to(fresh) for p in fresh.rglob("*") if p.is_file()}
         for old in [p for p in source.rglob("*") if p.is_file()]:
             if old.relative_to(source) not in new:
-                old.unlink()
+                old.unlink()  # and its page, whose links would go on being checked
+                made = source.parent / "html" / old.relative_to(source)
+                made.with_suffix(".html").unlink(missing_ok=True)
         for name in sorted(new):
             there = source / name
             if not (there.is_file() and filecmp.cmp(fresh / name, there, shallow=False)):
