@@ -20,7 +20,7 @@ test: $(READY) chromium
 setup: $(READY)
 
 $(READY): settings.ini setup.py pyproject.toml
-	@start=$$(date +%s); \
+	@echo "setting up .venv: about 7 GB, three to four minutes"; start=$$(date +%s); \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
 	$(PYTHON) -m venv .venv && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \

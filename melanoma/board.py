@@ -255,7 +255,11 @@ class Board:
         "Where a patient's lesions are."
         mine = self.table[self.table["patient_id"] == patient_id]
         if mine.empty:
-            raise BadInput(f"no patient {patient_id!r} among the scored images.")
+            known = self.table["patient_id"].dropna().unique()
+            raise BadInput(
+                f"no patient {patient_id!r} among the scored images; there are: "
+                f"{shown(known) or 'none'}."
+            )
         return mine.sort_values("logit", ascending=False, kind="stable").index.to_numpy()
 
     def patient(

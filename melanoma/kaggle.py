@@ -176,7 +176,7 @@ class Built:
             lines += [f"  kaggle kernels status {self.username}/{first}"]
         inference = f"{self.username}/{slug_of(self.run, 'inference')}"
         lines += [
-            "the submission, once the status is complete:",
+            "the submission; its output once the status is complete:",
             f"  kaggle kernels push -p {self.folder / 'inference'}",
             f"  kaggle kernels status {inference}",
             f"  kaggle kernels output {inference} -p {self.folder / 'done'}",

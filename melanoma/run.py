@@ -298,6 +298,9 @@ def next_command(
     "The command that takes a run further."
     state, name = run_state(run), run.name
     predict = f"melanoma predict --run {name} --source folder=PHOTOS"
+    if state.n_folds and state.trained and state.missing:  # exported or not: more is to be had
+        some = ",".join(map(str, state.missing))
+        return f"melanoma train --run {name} --folds {some}{_as_trained(state)}"
     if state.exported:
         return f"melanoma serve --run {name}"
     if not state.images and not state.trained:
@@ -307,8 +310,7 @@ def next_command(
     if not state.n_folds:
         return f"melanoma folds --run {name}"
     if state.missing:
-        some = ",".join(map(str, state.missing)) if state.trained else "all"
-        return f"melanoma train --run {name} --folds {some}{_as_trained(state)}"
+        return f"melanoma train --run {name} --folds all"
     if not state.metrics:
         return f"melanoma evaluate --run {name}"
     export = f"melanoma export --run {name}"
@@ -317,8 +319,6 @@ def next_command(
 
 def _as_trained(state: RunState) -> str:
     "The parameters of the first trained fold, where they are not the defaults."
-    if not state.trained:
-        return ""
     was = read_json(state.run.fold(state.trained[0]) / "manifest.json")["parameters"]
     usual = DEFAULTS | {"size": state.sizes[0]}
     other = {k: v for k, v in was.items() if k not in NEUTRAL and v != usual.get(k)}

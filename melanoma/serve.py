@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -301,13 +302,17 @@ def run_server(
     try:
         listener = socket.create_server((host, port), family=_family(host), backlog=512)
     except OSError as error:
-        raise BadInput(f"the service cannot listen on {host}:{port}: {error.strerror}.") from None
+        raise BadInput(
+            f"the service cannot listen on {host}:{port}: {error.strerror}. Another port: --port 0."
+        ) from None
     give_memory_back()
     # uvicorn finishes what was accepted and raises the signal again: having stopped is no failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     with listener, json_logs():
         address = {"host": host, "port": listener.getsockname()[1]}
         log.info("listening", extra={"fields": address})
+        if sys.stdout.isatty():  # for a person; whoever reads the log gets JSON alone
+            print(f"http://{host}:{address['port']} (Ctrl+C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
     if service.failure:
         raise MelanomaError(service.failure)
