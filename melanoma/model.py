@@ -229,8 +229,8 @@ def create_model(
         raise MissingWeights(
             f"no pretrained weights for {arch}. Three ways: (1) put {name} into weights/ (or pass "
             "its path as pretrained), (2) take an architecture whose weights come with this "
-            f"package, -p arch {next(iter(LITE_PACKAGES))}, (3) be online for the library's download "
-            f"(it failed: {reason}). pretrained none starts from random weights."
+            f"package, -p arch {next(iter(LITE_PACKAGES))}, (3) be online for the library's "
+            f"download (it failed: {reason}). pretrained none starts from random weights."
         ) from None
     return model, "downloaded"
 
