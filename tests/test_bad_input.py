@@ -724,7 +724,8 @@ def test_no_weights_and_no_network_names_the_three_ways(empty_root):
     said = refusal(MissingWeights, create_model, SMALL, "auto")
     assert SMALL in said and "no network" in said
     assert f"(1) put {SMALL}.safetensors into weights/" in said
-    assert "(2) install" in said and "tf_efficientnet_lite0" in said
+    assert "(2) take an architecture whose weights come with this package" in said
+    assert "-p arch tf_efficientnet_lite0" in said
     assert "(3) be online" in said and "pretrained none" in said
 
 
