@@ -42,13 +42,14 @@ from melanoma.graph import (
     open_graph,
     stale_folds,
 )
-from .inference import dihedral, load_ensemble, mean_of_views
+from .inference import load_ensemble
 from .metrics import auroc
 from .model import Classifier, create_model
 from .refusal import Gate, fit_gate
 from .run import Run
 from .store import Store
 from .terms import only_drawings
+from .views import dihedral, mean_of_views
 
 # %% ../nbs/50_export.ipynb #1bc9fbba
 SIGHT = "tf_efficientnet_lite0"  # with ImageNet's weights; its features tell lesions from the rest
