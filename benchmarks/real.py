@@ -149,8 +149,8 @@ def parity(run: Run, files: list[Path], port: int) -> dict[str, float]:
                 for path in sorted(folder.iterdir()):
                     said = post(port, path.read_bytes())
                     if said["status"] == "ok":
-                        p = table.loc[path.stem, "probability"]
-                        worst, n = max(worst, abs(said["probability"] - p)), n + 1
+                        p = table.loc[path.stem, "score"]
+                        worst, n = max(worst, abs(said["score"] - p)), n + 1
             finally:
                 process.terminate()
                 process.wait()

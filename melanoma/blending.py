@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import expit
 from scipy.special import logit as log_odds
 
 from .build import build_store
 from .core import BadInput, OtherParameters, shown
 from .graph import graph_paths, read_graph_header
 from .images import Preprocessing
-from .inference import fold_headers, mean_probability, mean_rank, within_patient
+from .inference import fold_headers, mean_rank, mean_score, within_patient
 from .metrics import delong_test, summary
 from .run import Run
 from .store import Store
@@ -67,7 +68,7 @@ KEYS = ["source", "image_name"]  # what an image is known by
 def blend_table(
     tables: Mapping[str, pd.DataFrame],  # by run, as of prediction_table
 ) -> pd.DataFrame:  # predictions.csv with one column a run; what was read by all comes first
-    "One row an image: the mean of the runs' probabilities, each run's own, place in the patient."
+    "One row an image: the mean of the runs' scores, each run's own, place in the patient."
     by_run = {name: table.set_index(KEYS) for name, table in tables.items()}
     first_name, first = next(iter(by_run.items()))
     for name, table in by_run.items():
@@ -77,7 +78,7 @@ def blend_table(
                 f"runs {first_name!r} and {name!r} were given different images, such as "
                 f"{shown((key[1] for key in lost), 3)}: has the source changed meanwhile?"
             )
-    voices = pd.DataFrame({n: t["probability"].reindex(first.index) for n, t in by_run.items()})
+    voices = pd.DataFrame({n: t["score"].reindex(first.index) for n, t in by_run.items()})
     read = pd.DataFrame({n: t["status"].reindex(first.index) for n, t in by_run.items()})
     order = first.index[np.argsort((read != "ok").any(axis=1).to_numpy(), kind="stable")]
     voices, read = voices.loc[order], read.loc[order]
@@ -85,16 +86,24 @@ def blend_table(
     for table in by_run.values():  # a rejected image's row does not name its patient
         patient = patient.fillna(table["patient_id"].reindex(order))
     ok = (read == "ok").all(axis=1)
-    calibrated = pd.DataFrame({n: t["calibrated"].reindex(order) for n, t in by_run.items()})
+    calibrated = pd.DataFrame({n: t["probability"].reindex(order) for n, t in by_run.items()})
     blend = pd.DataFrame({"patient_id": patient}, index=order)
-    blend["probability"] = voices.mean(axis=1, skipna=False).where(ok)
-    blend["calibrated"] = calibrated.mean(axis=1, skipna=False).where(ok)
+    blend["score"] = voices.mean(axis=1, skipna=False).where(ok)
+    blend["probability"] = _pooled(calibrated).where(ok)
     blend = blend.join(voices).reset_index()
-    odds = log_odds(np.clip(blend["probability"].to_numpy(), 1e-7, 1 - 1e-7))
-    context = within_patient(blend["patient_id"], odds)
+    ordered = blend["score" if blend["probability"].isna().all() else "probability"].to_numpy()
+    context = within_patient(blend["patient_id"], log_odds(np.clip(ordered, 1e-7, 1 - 1e-7)))
     blend = pd.concat([blend, context], axis=1).assign(status="ok")
     blend.loc[~ok.to_numpy(), "status"] = [_status(row) for _, row in read[~ok].iterrows()]
     return blend
+
+
+def _pooled(
+    probability: pd.DataFrame,  # a column a run, calibrated
+) -> pd.Series:  # NaN where one of them is
+    "The probability of the runs' mean log odds."
+    odds = log_odds(np.clip(probability.astype(float), 1e-7, 1 - 1e-7))
+    return expit(odds.mean(axis=1, skipna=False))
 
 
 def _status(read: pd.Series) -> str:
@@ -109,7 +118,7 @@ def run_voices(
     predictions: pd.DataFrame,  # of blend_table
     names: Sequence[str],  # of the runs
 ) -> dict[str, np.ndarray]:  # log odds by run, of the images that all have read
-    "Each run as one voice, for mean_probability and mean_rank."
+    "Each run as one voice, for mean_score and mean_rank."
     ok = predictions["status"] == "ok"
     return {name: log_odds(predictions.loc[ok, name].to_numpy(np.float64)) for name in names}
 
@@ -119,7 +128,7 @@ def compare_runs(
     voices: Mapping[str, np.ndarray],  # log odds (n,) by run
 ) -> tuple[pd.DataFrame, dict[str, Any]]:  # a row each; best, difference, low, high, p
     "AUROC of every run and of their blends, and a paired test of the blend by mean."
-    mean = mean_probability(voices)
+    mean = mean_score(voices)
     scores = {f"run {name}": voice for name, voice in voices.items()}
     scores |= {"blend by mean": mean, "blend by rank": mean_rank(voices)}
     table = pd.DataFrame({name: summary(target, score) for name, score in scores.items()}).T

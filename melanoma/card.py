@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
-from .core import read_json, write_text
-from .run import Run
+from .core import BadInput, read_json, write_text
+from .oof import find_calibration
+from .run import Run, why_outdated
 from melanoma.terms import (
     DRAWN,
     LICENCE,
@@ -68,7 +69,9 @@ def card_data(
     run: Run,  # evaluated
 ) -> ModelCardData:  # str() of it is the YAML
     "The front matter: licence, data, and the figures as Hugging Face lists them."
-    metrics = read_json(run.need(run.metrics, f"melanoma evaluate --run {run.name}"))
+    if why := why_outdated(run, run.metrics):
+        raise BadInput(f"run {run.name!r}: {why}.")
+    metrics = read_json(run.metrics)
     data = training_data(run)
     parts = {"all sources": metrics["pooled"]}
     parts |= metrics["by_source"] if len(metrics["by_source"]) > 1 else {}
@@ -140,14 +143,26 @@ def _results(metrics: Mapping[str, Any]) -> str:
 
 
 def _calibration(run: Run, metrics: Mapping[str, Any]) -> str:
-    if not run.calibration.exists():
+    calibration, why = find_calibration(run)
+    if calibration is None:
         return "The scores are not calibrated: they order lesions and are no probabilities."
-    platt = read_json(run.calibration)
+    mean, one = calibration.of_mean(calibration.members), calibration.one
     text = (
-        "The scores are trained to overstate the risk. Platt scaling, fitted on the held-out "
-        f"scores of {platt['n']:,} images, turns a score's logit *s* into that of a probability: "
-        f"{platt['a']:.4f} · *s* + ({platt['b']:.4f}). It holds where "
-        f"{platt['prevalence']:.1%} of the lesions are melanomas, as here. Elsewhere the "
+        "The *score* is the mean of the folds' sigmoids as trained; it overstates the risk. The "
+        "*probability* is Platt scaling of the folds' mean logit *m*: "
+        f"sigmoid({mean.a:.4f} · *m* + ({mean.b:.4f})). It was fitted on {one.n:,} images, each "
+        f"held out by one fold and seen in {calibration.views} views"
+    )
+    if calibration.agreement is None:
+        text += "; how far the folds agree on new lesions is not known, so it is that of one fold. "
+    else:
+        text += (
+            f" (for one fold alone {one.a:.4f} and {one.b:.4f}), and made steeper for the mean of "
+            f"{calibration.members} by the folds' agreement on lesions that are new to both, "
+            f"{calibration.agreement:.2f}. "
+        )
+    text += (
+        f"It holds where {one.prevalence:.1%} of the lesions are melanomas, as here. Elsewhere the "
         "prevalence has to be given, and the probability shifts with it."
     )
     if quality := metrics.get("calibration"):
@@ -256,6 +271,8 @@ and shows its page at http://127.0.0.1:8000.{graph}
 ## Versions
 
 {versions}
+
+Made from, with the first digits of the SHA-256: {made_from}.
 """
 
 
@@ -295,6 +312,7 @@ def write_card(
         weights=weights[str(front.license)],
         why=f"; ask the owners of {', '.join(asked)}" if asked else "",
         versions=", ".join(code(f"{k} {v}") for k, v in first["versions"].items()),
+        made_from=", ".join(code(f"{k} {v}") for k, v in metrics["made_from"].items()),
     )
     write_text(run.folder / "README.md", f"---\n{front.to_yaml()}\n---\n\n{text}")
     return run.folder / "README.md"

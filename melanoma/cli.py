@@ -152,7 +152,9 @@ def kaggle_build(
     dataset: Annotated[
         list[str] | None, typer.Option(metavar="OWNER/NAME", help="To attach; repeatable.")
     ] = None,
-    tta: Annotated[int, typer.Option(help="Views of each test image: 1, 4 or 8.")] = 8,
+    tta: Annotated[
+        int, typer.Option(help="Views of each test image: 1, 4 or 8; 0 = all that it trains on.")
+    ] = 0,
     p: Parameters = None,
 ) -> None:
     "Write a data set, an inference kernel and training kernels to output/R/kaggle."

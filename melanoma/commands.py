@@ -133,7 +133,7 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the predictions go.")] = None,
     tta: Annotated[
-        int, typer.Option(help="Views of each image: 1, 4 or 8; 0 = as exported, else 8.")
+        int, typer.Option(help="Views: 1, 4 or 8; 0 = as exported, else all that were trained on.")
     ] = 0,
     ensemble: Annotated[
         str, typer.Option(help="Submission: mean or rank, of the folds or of several runs.")

@@ -45,8 +45,9 @@ from melanoma.graph import (
 from .inference import load_ensemble
 from .metrics import auroc
 from .model import Classifier, create_model
+from .oof import find_calibration
 from .refusal import Gate, fit_gate
-from .run import Run
+from .run import Run, why_outdated
 from .store import Store
 from .terms import only_drawings
 from .views import dihedral, mean_of_views
@@ -201,6 +202,7 @@ def export_run(
         say(f"run {run.name!r} is exported: skipped")
         return done
     ensemble = load_ensemble(run)
+    ensemble.views(views)  # refuses more than were trained on
     run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name} --source KIND=PATH")
     store = Store.open(run.store, ensemble.preprocessing.size)
     ensemble.preprocessing.check_same(store.preprocessing, "the weights", "the images' store")
@@ -229,7 +231,7 @@ def export_run(
         "heat_scale": float(max(np.quantile(scored.activation.max((1, 2)), 0.95), 1e-3)),
         "training": _training(run, store.table),
         "metrics": _metrics(run),
-        "calibration": read_json(run.calibration) if run.calibration.exists() else None,
+        "calibration": _calibration(run, views, say),
         "fold_sha256": {str(k): file_sha256(run.fold_weights(k)) for k in ensemble.models},
         "sha256": file_sha256(onnx),
         "versions": package_versions(
@@ -276,8 +278,17 @@ def _exported(run: Run, views: int) -> dict[str, Any] | None:
         raise OtherParameters(
             f"run {run.name!r} is exported with {header['views']} views, not {views}: add --force."
         )
-    calibration = read_json(run.calibration) if run.calibration.exists() else None
-    return header if header["calibration"] == calibration else None
+    return header if header["calibration"] == _calibration(run, views) else None
+
+
+def _calibration(
+    run: Run, views: int, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any] | None:
+    "The run's calibration for so many views, if it is of the weights that are exported."
+    found, why = find_calibration(run, views)
+    if why:
+        say(f"the graph gives scores and no probability: {why}")
+    return found.to_dict() if found else None
 
 
 def _parity_rows(target: np.ndarray) -> np.ndarray:
@@ -342,7 +353,7 @@ def _training(run: Run, table: pd.DataFrame) -> dict[str, Any]:
 
 def _metrics(run: Run) -> dict[str, Any] | None:
     "The pooled out-of-fold figures."
-    if not run.metrics.exists():
+    if why_outdated(run, run.metrics):
         return None
     metrics = read_json(run.metrics)
     return metrics["pooled"] | {"monitor": metrics["monitor"]}

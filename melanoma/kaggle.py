@@ -17,6 +17,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from .config import VIEWS
 from .core import BadInput, read_json, write_json
 from melanoma.kaggle_recipe import (
     SESSION,
@@ -32,6 +33,7 @@ from melanoma.kaggle_recipe import (
 from .pipeline import check_names, shipped_notebook, stage_parameters
 from .run import Run
 from .terms import DRAWN, LICENCE, only_drawings
+from .weights import read_header
 from .wheels import collect_wheels, kaggle_image, packages_for
 
 # %% ../nbs/66_kaggle.ipynb #9528583e
@@ -113,7 +115,7 @@ def write_dataset(
     packages = packages_for(lite, image)
     collect_wheels(folder / "wheels", packages, pythons)
     kept = [*weights.values(), home.metrics, home.folds, home.folds_manifest]
-    kept += [home.fold(k) / "oof.csv" for k in weights]
+    kept += [home.fold(k) / name for k in weights for name in ("oof.csv", "views.csv")]
     copies = {path: folder / path.relative_to(home.root) for path in kept if path.exists()}
     if start:
         copies[start] = folder / "start" / start.name
@@ -206,15 +208,15 @@ def build_kaggle(
     datasets: Iterable[str] = (),  # OWNER/NAME, attached beside those that the run asks for
     given: Mapping[str, Any] | None = None,  # training parameters
     images: str = "",  # siim2020, deotte or siim-npy: what training kernels read; '' = as at home
-    tta: int = 8,  # views of each test image
+    tta: int = 0,  # views of each test image; 0 = as many as the folds train on
 ) -> Built:
     "Write `output/R/kaggle/`: the data set, the inference kernel, training kernels."
     username, out, extra = check_username(username), home.folder / "kaggle", list(datasets)
     odd = [d for d in extra if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
     if odd:
         raise BadInput(f"dataset {odd[0]!r}: write OWNER/NAME, as in its address on Kaggle.")
-    if tta not in (1, 4, 8):
-        raise BadInput(f"tta {tta}: 1, 4 or 8 views are possible.")
+    if tta not in (0, 1, 4, 8):
+        raise BadInput(f"tta {tta}: 1, 4 or 8 views are possible, 0: as many as were trained on.")
     there = [re.fullmatch(r"train-fold(\d+)", p.name) for p in out.glob("train-fold*")]
     kernels = sorted({int(m[1]) for m in there if m} | set(folds))
     if (given or images) and not kernels:
@@ -268,7 +270,9 @@ def build_kaggle(
         shutil.rmtree(partial, ignore_errors=True)
     hours = None
     if weights and not gpu:
-        hours = hours_on_cpu(weights[min(weights)], len(weights) + len(kernels), tta)
+        first = weights[min(weights)]
+        views = tta or VIEWS[read_header(first)["parameters"]["policy"]]
+        hours = hours_on_cpu(first, len(weights) + len(kernels), views)
     shown_folder = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     return Built(shown_folder, username, home.name, sorted(weights), kernels, hours)
 

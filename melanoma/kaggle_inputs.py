@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEPTH', 'ARRAY', 'Found', 'columns_of', 'holds_pictures', 'layout_of', 'find_inputs', 'side_of', 'fitting',
            'choose_images', 'with_tables', 'choose_sample', 'found_below', 'find_file', 'find_weights', 'link_run',
-           'pooled_oof', 'use_folds', 'submission_rules', 'check_submission']
+           'linked_oof', 'use_folds', 'submission_rules', 'check_submission']
 
 # %% ../nbs/39_kaggle_inputs.ipynb #3f1aa1c9
 import csv
@@ -22,6 +22,7 @@ from PIL import Image
 from .config import SIIM_KINDS
 from .core import BadInput, read_json, shown, write_manifest
 from .images import Preprocessing
+from .oof import oof_table
 from .run import Run, weight_files
 from .store import Store
 from .weights import read_header
@@ -238,25 +239,24 @@ def link_run(
     home: Run,  # in a folder that can be written to
     weights: dict[int, Path],  # by fold
 ) -> Preprocessing:  # the rule of the weights
-    "Put links to a run's weights where the stages look for them."
-    home.weights.mkdir(parents=True, exist_ok=True)
+    "Put links to a run's weights and held-out predictions where the stages look for them."
     for k, path in weights.items():
-        home.fold_weights(k).unlink(missing_ok=True)
-        home.fold_weights(k).symlink_to(path)
+        links = {home.fold_weights(k): path}
+        for name in ("oof.csv", "views.csv"):  # beside …/weights/RUN/ lies …/output/RUN/
+            links[home.fold(k) / name] = path.parents[2] / "output" / home.name / f"fold{k}" / name
+        for link, target in links.items():
+            link.unlink(missing_ok=True)
+            if target.is_file():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target)
     first = weights[min(weights)]
     return Preprocessing.from_dict(read_header(first)["preprocessing"])
 
 # %% ../nbs/39_kaggle_inputs.ipynb #0df6a5be
-def pooled_oof(
-    weights: dict[int, Path],  # by fold: …/weights/RUN/foldK.safetensors
-    run: str,
-) -> pd.DataFrame | None:  # oof.csv of all folds; None where one is not there
-    "Held-out predictions of exactly these folds."
-    paths = [w.parents[2] / "output" / run / w.stem / "oof.csv" for w in weights.values()]
-    if not all(path.is_file() for path in paths):
-        return None
-    names = {"image_name": str, "patient_id": str, "group": str}
-    return pd.concat([pd.read_csv(path, dtype=names) for path in paths], ignore_index=True)
+def linked_oof(home: Run) -> pd.DataFrame | None:  # of oof.oof_table; None where one is not there
+    "Held-out predictions of exactly the folds that are linked."
+    whole = all((home.fold(k) / "oof.csv").is_file() for k in home.trained_weights())
+    return oof_table(home) if whole else None
 
 # %% ../nbs/39_kaggle_inputs.ipynb #d54f2fd5
 def use_folds(

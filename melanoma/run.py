@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAME', 'COLUMNS', 'weight_files', 'Run', 'known_runs', 'meant', 'find_run', 'blended_runs', 'blend_folder',
-           'RunState', 'run_state', 'next_command']
+           'fold_inputs', 'outdated_folds', 'made_from', 'changes_since', 'why_outdated', 'RunState', 'run_state',
+           'next_command']
 
 # %% ../nbs/06_run.ipynb #632953b2
 import csv
@@ -12,13 +13,14 @@ import difflib
 import html
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .config import DEFAULTS
-from .core import NEUTRAL, BadInput, project_root, read_json, relative, shown
+from .core import NEUTRAL, BadInput, file_sha256, project_root, read_json, relative, shown
 
 # %% ../nbs/06_run.ipynb #a3c58953
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -165,7 +167,7 @@ def find_run(
 
 # %% ../nbs/06_run.ipynb #e776c617
 COLUMNS = (  # of predictions.csv, beside one for each run
-    "source", "image_name", "patient_id", "probability", "calibrated", "patient_rank", "outlier",
+    "source", "image_name", "patient_id", "score", "probability", "patient_rank", "outlier",
     "status",
 )  # fmt: skip
 
@@ -195,6 +197,84 @@ def blend_folder(runs: Sequence[Run]) -> Path:
     "Where predictions of these runs lie: in output/A+B, of one run in its own folder."
     return runs[0].folder.parent / "+".join(run.name for run in runs)
 
+# %% ../nbs/06_run.ipynb #ffc2fd37
+@lru_cache(maxsize=256)
+def _digest_of(path: str, size: int, time: int) -> str:
+    return file_sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    "SHA-256 of a file, computed once for as long as size and time stay."
+    stat = path.stat()
+    return _digest_of(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def fold_inputs(run: Run) -> dict[str, str]:
+    "Digests of what training reads."
+    run.need(run.folds, f"melanoma folds --run {run.name}")
+    run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name}")
+    files = {"folds.csv": run.folds, "store": run.store / "table.parquet"}
+    return {name: _sha256(path)[:16] for name, path in files.items()}
+
+
+def outdated_folds(run: Run) -> dict[int, list[str]]:  # fold → what has changed since
+    "Trained folds whose split or images are no longer those of the run."
+    found = {}
+    for k in run.trained_weights():
+        manifest = run.fold(k) / "manifest.json"
+        if manifest.exists():
+            was, now = read_json(manifest).get("inputs", {}), fold_inputs(run)
+            found[k] = [name for name in now if was.get(name) != now[name]]
+    return {k: names for k, names in found.items() if names}
+
+
+def made_from(
+    run: Run,
+    calibration: bool = False,  # is the calibration part of it, as for predictions?
+) -> dict[str, str]:  # name → first 16 digits of its SHA-256
+    "Digests of the split, and of every trained fold's weights and predictions."
+    files = {"folds.csv": run.folds}
+    if calibration:
+        files["calibration.json"] = run.calibration
+    for k, path in run.trained_weights().items():
+        files[f"fold{k}.safetensors"] = path
+        files |= {f"fold{k}/{name}": run.fold(k) / name for name in ("oof.csv", "views.csv")}
+    return {name: _sha256(path)[:16] for name, path in files.items() if path.exists()}
+
+
+def changes_since(
+    run: Run,
+    recorded: Mapping[str, str],  # as of `made_from`, when the file was derived
+    calibration: bool = False,  # is the calibration part of it?
+) -> list[str]:  # names; empty: nothing has changed
+    "What is no longer what a file was derived from."
+    now = made_from(run, calibration)
+
+    def kind(name: str) -> str:
+        return name.rsplit("/")[-1] if "/" in name else Path(name).suffix
+
+    # what went elsewhere as a whole is no change: weights without their store, a graph alone
+    here = {kind(name) for name in now}
+    listed = [name for name in sorted(recorded.keys() | now.keys()) if kind(name) in here]
+    return [name for name in listed if recorded.get(name) != now.get(name)]
+
+
+def why_outdated(
+    run: Run,
+    path: Path,  # metrics.json, calibration.json, predictions.json
+) -> str:  # '' = it is there and of today
+    "Why a derived file must not be shown."
+    predictions = path.name.startswith("predictions")
+    renew = f"melanoma {'predict' if predictions else 'evaluate'} --run {run.name}"
+    renew += " --source KIND=PATH" if predictions else ""
+    if not path.exists():
+        return f"there is no {path.name}: `{renew}`"
+    recorded = read_json(path).get("made_from")
+    if recorded is None:
+        return f"{path.name} does not say what it was made from: `{renew}`"
+    changed = changes_since(run, recorded, predictions)
+    return f"{path.name} is of before {shown(changed, 3)} changed: `{renew}`" if changed else ""
+
 # %% ../nbs/06_run.ipynb #bd9612fd
 @dataclass(frozen=True)
 class RunState:
@@ -205,13 +285,15 @@ class RunState:
     rejected: int = 0
     sizes: tuple[int, ...] = ()  # px of the store, the first is trained by default
     n_folds: int = 0  # 0: not split yet
-    trained: tuple[int, ...] = ()
-    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json, if not older than a fold
+    trained: tuple[int, ...] = ()  # on the folds.csv and the images that are there now
+    outdated: tuple[int, ...] = ()  # trained on others
+    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json, if it is of these folds
+    calibrated: bool = False
     exported: bool = False
 
     @property
     def missing(self) -> list[int]:
-        "Folds that are not trained."
+        "Folds that are not trained, or on another split."
         return [k for k in range(self.n_folds) if k not in self.trained]
 
     def __str__(self) -> str:
@@ -220,6 +302,7 @@ class RunState:
             parts = [f"{self.images:>7,} images at {', '.join(map(str, self.sizes))} px"]
         if self.n_folds:
             parts += [f"{len(self.trained)} of {self.n_folds} folds trained"]
+            parts += [f"{len(self.outdated)} on another split"] if self.outdated else []
         elif self.images:
             parts += ["no folds"]
         elif self.trained:
@@ -242,6 +325,8 @@ class RunState:
             share = sum(target) / max(len(target), 1)
             found["melanomas"] = f"{sum(target):,} of {len(target):,} in folds ({share:.1%})"
             found["folds trained"] = f"{len(self.trained)} of {self.n_folds}"
+            if self.outdated:
+                found["of another split"] = f"folds {shown(self.outdated)}"
         elif self.trained:
             found["weights"] = f"of {len(self.trained)} folds"
         if self.metrics:
@@ -252,7 +337,7 @@ class RunState:
                 + (f", without folds {shown(of)}" if of else "")
             )
         if self.trained:
-            found["calibrated"] = "yes" if run.calibration.exists() else "no"
+            found["calibrated"] = "yes" if self.calibrated else "no"
             found["exported"] = "yes" if self.exported else "no"
         return found
 
@@ -260,15 +345,17 @@ class RunState:
 def run_state(run: Run) -> RunState:
     "Read how far a run is from its files."
     trained = list(run.trained_weights())
+    calibrated = bool(trained) and not why_outdated(run, run.calibration)
+    about: dict[str, Any] = {"calibrated": calibrated, "exported": _is_exported(run, trained)}
     manifest = run.store / "manifest.json"
     if not manifest.exists():
-        return RunState(run, trained=tuple(trained), exported=_is_exported(run, trained))
-    store, n_folds = read_json(manifest), 0
+        return RunState(run, trained=tuple(trained), **about)
+    store, n_folds, old = read_json(manifest), 0, {}
     if run.folds.exists() and run.folds_manifest.exists():
         n_folds = read_json(run.folds_manifest)["parameters"]["n_folds"]
-        trained = [k for k in trained if (run.fold(k) / "manifest.json").exists()]
-    metrics = read_json(run.metrics) if run.metrics.exists() and trained else {"by_fold": []}
-    whole = len(metrics["by_fold"]) == len(trained) > 0
+        old = outdated_folds(run)
+        trained = [k for k in trained if (run.fold(k) / "manifest.json").exists() and k not in old]
+    whole = bool(trained) and not old and not why_outdated(run, run.metrics)
     return RunState(
         run,
         store["n"],
@@ -276,19 +363,20 @@ def run_state(run: Run) -> RunState:
         tuple(store["sizes"]),
         n_folds,
         tuple(trained) if n_folds else (),
-        metrics if whole else {},
-        _is_exported(run, trained),
+        tuple(old),
+        read_json(run.metrics) if whole else {},
+        **about,
     )
 
 
 def _is_exported(run: Run, trained: list[int]) -> bool:
-    "Is there a graph of these folds and of the run's calibration? (Weights may be elsewhere.)"
+    "Is there a graph of these weights? (They may be elsewhere.)"
     path = run.weights / "ensemble.json"
     if not path.exists():
         return False
-    header = read_json(path)
-    calibration = read_json(run.calibration) if run.calibration.exists() else None
-    return not trained or (header["folds"], header["calibration"]) == (trained, calibration)
+    was = read_json(path)["fold_sha256"]
+    now = {str(k): _sha256(p) for k, p in run.trained_weights().items()}
+    return not trained or was == now
 
 # %% ../nbs/06_run.ipynb #6d5c7e2a
 def next_command(
@@ -298,10 +386,11 @@ def next_command(
     "The command that takes a run further."
     state, name = run_state(run), run.name
     predict = f"melanoma predict --run {name} --source folder=PHOTOS"
-    if state.n_folds and state.trained and state.missing:  # exported or not: more is to be had
-        some = ",".join(map(str, state.missing))
-        return f"melanoma train --run {name} --folds {some}{_as_trained(state)}"
-    if state.exported:
+    if state.n_folds and (state.trained or state.outdated) and state.missing:
+        some = ",".join(map(str, state.missing))  # exported or not: more is to be had
+        again = " --force" if state.outdated else ""
+        return f"melanoma train --run {name} --folds {some}{_as_trained(state)}{again}"
+    if state.exported and (state.calibrated or not state.images):
         return f"melanoma serve --run {name}"
     if not state.images and not state.trained:
         return f"melanoma prepare --run {name} --source KIND=PATH"
@@ -319,7 +408,8 @@ def next_command(
 
 def _as_trained(state: RunState) -> str:
     "The parameters of the first trained fold, where they are not the defaults."
-    was = read_json(state.run.fold(state.trained[0]) / "manifest.json")["parameters"]
+    first = (state.trained or state.outdated)[0]
+    was = read_json(state.run.fold(first) / "manifest.json")["parameters"]
     usual = DEFAULTS | {"size": state.sizes[0]}
     other = {k: v for k, v in was.items() if k not in NEUTRAL and v != usual.get(k)}
     return "".join(f" -p {name} {shlex.quote(str(value))}" for name, value in other.items())

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from .config import VIEWS
 from .core import BadInput
-from .dataset import VIEWS
 from .model import Classifier
 
 # %% ../nbs/22_views.ipynb #40ac01ab

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from melanoma.dataset import VIEWS, policy, seed_policy
+from melanoma.config import VIEWS
+from melanoma.dataset import policy, seed_policy
 
 SEEDS = 1500
 SKIN = np.random.default_rng(0).integers(90, 200, (64, 64, 3), dtype=np.uint8)

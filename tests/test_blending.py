@@ -44,9 +44,9 @@ def labelled(two_runs, drawn) -> str:
 
 def test_a_blend_is_the_mean_of_its_runs_each_by_its_own_rule(two_runs, labelled, drawn):
     blend = pd.read_csv(two_runs / FOLDER / "predictions.csv")
-    columns = "source,image_name,patient_id,probability,calibrated,tiny,wide,patient_rank,outlier"
+    columns = "source,image_name,patient_id,score,probability,tiny,wide,patient_rank,outlier"
     assert list(blend) == [*columns.split(","), "status"]
-    assert np.allclose(blend["probability"], blend[["tiny", "wide"]].mean(axis=1))
+    assert np.allclose(blend["score"], blend[["tiny", "wide"]].mean(axis=1))
     assert not (two_runs / "output/tiny/predictions.csv").exists()  # their own are left alone
     for run, size in (("tiny", 32), ("wide", 40)):
         store = two_runs / "output" / run / "stores" / "siim2020-labelled"
@@ -54,7 +54,7 @@ def test_a_blend_is_the_mean_of_its_runs_each_by_its_own_rule(two_runs, labelled
     succeed(two_runs, "predict", "--run", "wide", "--source", f"siim2020={drawn}", "--tta", "1")
     alone = pd.read_csv(two_runs / "output/wide/predictions.csv")
     assert alone["image_name"].tolist() == blend["image_name"].tolist()
-    assert np.allclose(alone["probability"], blend["wide"]) and "fold0" in alone
+    assert np.allclose(alone["score"], blend["wide"]) and "fold0" in alone
 
 
 def test_where_labels_are_known_runs_and_blend_are_compared(two_runs, labelled):
@@ -63,7 +63,7 @@ def test_where_labels_are_known_runs_and_blend_are_compared(two_runs, labelled):
     assert f"siim2020: AUROC {external['auroc']:.4f}" in labelled and "by mean rank" in labelled
     assert "run tiny: AUROC" in labelled and "run wide: AUROC" in labelled
     assert "paired DeLong" in labelled
-    assert "calibrated is empty: first `melanoma evaluate --run wide`" in labelled
+    assert "scores alone: there is no calibration.json: `melanoma evaluate --run wide`" in labelled
 
 
 def test_a_submission_by_rank_called_by_papermill(two_runs, drawn):

@@ -609,10 +609,10 @@ def test_what_can_be_decoded_is_scored_or_refused_with_a_reason(siege):
         for lesion in outcome.answer.document.get("lesions", [outcome.answer.document]):
             statuses[lesion["status"]] += 1
             if lesion["status"] == "refused":
-                assert lesion["probability"] is lesion["calibrated"] is None, outcome.kind
+                assert lesion["score"] is lesion["probability"] is None, outcome.kind
                 assert lesion["reason"], outcome.kind
             else:
-                assert 0 <= lesion["probability"] <= 1, outcome.kind
+                assert 0 <= lesion["probability"] <= 1 and 0 <= lesion["score"] <= 1, outcome.kind
     assert min(statuses["ok"], statuses["refused"]) > 20
 
 

@@ -191,7 +191,7 @@ def test_one_image_dropped_anywhere_gives_a_result(visit, lesions):
     expect(result_title(page)).to_have_text("Result")
     expect(result_title(page)).to_be_focused()
     answer = sent.value.json()
-    assert probability(page) == pytest.approx(answer["calibrated"], rel=1e-6)
+    assert probability(page) == pytest.approx(answer["probability"], rel=1e-6)
     assert answer["prevalence"] == 0.02
     assert page.locator(".strip span").count() == len(answer["folds"])
     expect(page.locator(".strip")).to_have_attribute("aria-label", re.compile("raw score"))
@@ -388,7 +388,7 @@ def test_the_slider_moves_the_numbers_by_bayes_rule(visit, lesions):
         words = slider.get_attribute("aria-valuetext")
         n, of = re.match(r"([\d,.]+) of ([\d,]+) lesions, ", words).groups()
         prevalence = float(n.replace(",", "")) / float(of.replace(",", ""))
-        expected = moved(answer["study"], answer["study_prevalence"], prevalence)
+        expected = moved(answer["study_probability"], answer["study_prevalence"], prevalence)
         assert probability(page) == pytest.approx(expected, rel=1e-6)
         seen[prevalence] = expected
         expect(page.locator("#prevalence-now")).to_contain_text(f"{n} of {of} lesions")
@@ -405,7 +405,7 @@ def test_the_slider_moves_the_numbers_by_bayes_rule(visit, lesions):
 
 def test_a_probability_is_said_as_a_natural_frequency(visit, lesions):
     study = [0.9]
-    visit.answer("**/v1/predict*", lambda a: a.update(study=study[0], study_prevalence=0.02))
+    visit.answer("**/v1/predict*", lambda a: a.update(study_probability=study[0], study_prevalence=0.02))
     page = visit.open()
     for study[0], sentence, dots in (
         (0.9999, "Of 100 lesions scored like this, more than 99 were melanomas in", 100),
@@ -427,7 +427,7 @@ def test_a_probability_is_said_as_a_natural_frequency(visit, lesions):
 
 def test_without_calibration_the_raw_score_is_called_so(visit, lesions):
     visit.answer("**/v1/model", lambda m: m.update(calibration=None))
-    nothing = dict(calibrated=None, study=None, study_prevalence=None, probability=0.31)
+    nothing = dict(probability=None, study_probability=None, study_prevalence=None, score=0.31)
     visit.answer("**/v1/predict*", lambda a: a.update(nothing))
     page = visit.open()
     with page.expect_request("**/v1/predict*") as sent:

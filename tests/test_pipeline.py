@@ -48,7 +48,7 @@ def test_a_run_leaves_the_files_of_the_interface(trained, drawn):
     history = pd.read_csv(run / "fold0" / "history.csv")
     assert list(history) == ["epoch", "train_loss", "valid_loss", "auroc", "lr", "seconds"]
     oof = pd.read_csv(run / "fold1" / "oof.csv")
-    columns = "source,image_name,patient_id,group,target,logit,probability,fold"
+    columns = "source,image_name,patient_id,group,target,logit,score,fold"
     assert list(oof) == columns.split(",")
     assert set(oof["fold"]) == {1}
     folds = pd.read_csv(run / "folds.csv")
@@ -167,9 +167,9 @@ def test_predictions_and_submission(trained, drawn, tmp_path):
     assert submission["target"].between(0, 1).all()
 
     predictions = pd.read_csv(trained / "output/tiny/predictions.csv")
-    columns = "source,image_name,patient_id,probability,calibrated,fold0,fold1,patient_rank,outlier"
+    columns = "source,image_name,patient_id,score,probability,fold0,fold1,patient_rank,outlier"
     assert list(predictions) == [*columns.split(","), "status"]
-    assert np.allclose(predictions["probability"], predictions[["fold0", "fold1"]].mean(axis=1))
+    assert np.allclose(predictions["score"], predictions[["fold0", "fold1"]].mean(axis=1))
     best = predictions.sort_values("probability").groupby("patient_id").tail(1)
     assert (best["patient_rank"] == 1).all()
 

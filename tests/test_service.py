@@ -227,7 +227,7 @@ def test_unfit_image_is_refused_with_a_reason(client, photos):
     document = answer.json()
     assert (document["status"], document["refusal"]) == ("refused", "too_small")
     assert "50 × 50" in document["reason"]
-    assert document["probability"] is document["calibrated"] is None
+    assert document["score"] is document["probability"] is None
     both = client.post("/v1/patient", files=lesions([small, photos[0]])).json()["lesions"]
     assert [x["status"] for x in both] == ["refused", "ok"]
     assert [x["rank"] for x in both] == [None, 1]
@@ -457,7 +457,7 @@ def test_server_needs_neither_torch_nor_pandas(exported, photos, tmp_path):
 # what the numbers mean
 
 
-def test_calibrated_follows_by_bayes_rule(client, photos):
+def test_probability_follows_by_bayes_rule(client, photos):
     answers = {}
     for asked in (None, 0.001, 0.02, 0.5, 0.999):
         params = {} if asked is None else {"prevalence": asked}
@@ -465,19 +465,19 @@ def test_calibrated_follows_by_bayes_rule(client, photos):
         assert answer["status"] == "ok"
         answers[asked] = answer
     plain = answers.pop(None)
-    study, base = plain["study"], plain["study_prevalence"]
-    assert plain["calibrated"] == pytest.approx(study, rel=1e-9)
+    study, base = plain["study_probability"], plain["study_prevalence"]
+    assert plain["probability"] == pytest.approx(study, rel=1e-9)
     assert plain["prevalence"] == base
-    assert plain["probability"] == pytest.approx(sum(plain["folds"]) / len(plain["folds"]))
+    assert plain["score"] == pytest.approx(sum(plain["folds"]) / len(plain["folds"]))
     for asked, answer in answers.items():
-        assert (answer["study"], answer["study_prevalence"]) == (study, base)
-        assert answer["probability"] == plain["probability"]
+        assert (answer["study_probability"], answer["study_prevalence"]) == (study, base)
+        assert answer["score"] == plain["score"]
         assert answer["prevalence"] == asked
         # odds at the new prevalence = odds in the study × ratio of the prior odds
         by_hand = sigmoid(logit(study) + logit(asked) - logit(base))
-        assert answer["calibrated"] == pytest.approx(float(by_hand), rel=1e-6)
-        assert answer["calibrated"] == pytest.approx(float(shift_prevalence(study, base, asked)))
-    rising = [a["calibrated"] for _, a in sorted(answers.items())]
+        assert answer["probability"] == pytest.approx(float(by_hand), rel=1e-6)
+        assert answer["probability"] == pytest.approx(float(shift_prevalence(study, base, asked)))
+    rising = [a["probability"] for _, a in sorted(answers.items())]
     assert rising == sorted(set(rising))
 
 
@@ -493,7 +493,7 @@ def test_patient_is_each_lesion_alone_with_ranks(client, photos):
     assert len(scored) >= 5
     for one, other in zip(alone, together, strict=True):
         if one["status"] == "ok":
-            assert other["probability"] == pytest.approx(one["probability"], abs=0.02)  # bf16
+            assert other["score"] == pytest.approx(one["score"], abs=0.02)  # bf16
     assert sorted(x["rank"] for x in scored) == list(range(1, len(scored) + 1))
     in_order = [x["probability"] for x in sorted(scored, key=lambda x: x["rank"])]
     assert in_order == sorted(in_order, reverse=True)

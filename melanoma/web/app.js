@@ -115,10 +115,10 @@ const isNumber = (x) => typeof x === 'number' && Number.isFinite(x);
 
 // {p, raw}: the probability at the slider's prevalence, or the raw score where nothing is calibrated
 function chance(result) {
-  if (isNumber(result.study) && isNumber(result.study_prevalence)) {
-    return { p: moved(result.study, result.study_prevalence, state.prevalence), raw: false };
+  if (isNumber(result.study_probability) && isNumber(result.study_prevalence)) {
+    return { p: moved(result.study_probability, result.study_prevalence, state.prevalence), raw: false };
   }
-  return { p: result.probability, raw: true };
+  return { p: result.score, raw: true };
 }
 
 function score(p) {
@@ -130,7 +130,7 @@ function score(p) {
 const studyData = () => (state.model?.drawings ? 'the drawn study data' : 'the study data');
 
 function studyWords(result) {
-  const f = frequency(result.study);
+  const f = frequency(result.study_probability);
   const were = f.n === 1 ? 'was a melanoma' : 'were melanomas';
   return `Of ${count(f.of)} lesions scored like this, ${f.words} ${were} in ${studyData()}.`;
 }
@@ -146,7 +146,7 @@ function whereWords(p) {
 
 function plainWords(result) {
   const s = result.study_prevalence;
-  const ratio = result.study / (1 - result.study) / (s / (1 - s));
+  const ratio = result.study_probability / (1 - result.study_probability) / (s / (1 - s));
   const than = `the average lesion of ${studyData()}`;
   if (ratio >= 4) return `Scored well above ${than}.`;
   if (ratio >= 1.5) return `Scored above ${than}.`;
@@ -540,7 +540,7 @@ function unreadable(item, detail) {
 
 function take(item, result) {
   item.result = result;
-  item.status = result.status === 'ok' && isNumber(result.probability) ? 'ok' : 'refused';
+  item.status = result.status === 'ok' && isNumber(result.score) ? 'ok' : 'refused';
   item.reason = sentence(capital(result.reason) || 'The server gave no reason');
 }
 
@@ -972,8 +972,8 @@ function okWords(item) {
   const number = h('data', { id: 'probability' });
   const where = h('p', { class: 'where' });
   if (raw) {
-    number.value = String(result.probability);
-    number.textContent = `${score(result.probability)} of 100`;
+    number.value = String(result.score);
+    number.textContent = `${score(result.score)} of 100`;
     parts.push(
       h('section', { class: 'headline' },
         h('div', {},
@@ -998,7 +998,7 @@ function okWords(item) {
         h('h3', {}, `In ${studyData()}`),
         h('p', { class: 'study' }, studyWords(result)),
         h('p', { class: 'quiet' },
-          `${percent(result.study)} there, where ${percent(result.study_prevalence, 99)} of all lesions were melanomas.`)),
+          `${percent(result.study_probability)} there, where ${percent(result.study_prevalence, 99)} of all lesions were melanomas.`)),
     );
     live.push(() => {
       const { p } = chance(result);
@@ -1044,7 +1044,7 @@ function folds(result) {
     strip.append(dot);
   }
   const ensemble = h('i', {});
-  ensemble.style.left = `${result.probability * 100}%`;
+  ensemble.style.left = `${result.score * 100}%`;
   strip.append(ensemble);
   return h('section', { class: 'folds' },
     h('h3', {}, 'How far the models agree'),
@@ -1052,7 +1052,7 @@ function folds(result) {
     h('div', { class: 'ends', 'aria-hidden': 'true' }, h('span', {}, '0'), h('span', {}, 'raw score'), h('span', {}, '100')),
     h('p', {}, foldWords(result.folds)),
     h('p', { class: 'quiet' },
-      `Together (the upright line): ${score(result.probability)} of 100. A raw score puts lesions in order; it is not a probability.`));
+      `Together (the upright line): ${score(result.score)} of 100. A raw score puts lesions in order; it is not a probability.`));
 }
 
 function amongOthers(result) {
