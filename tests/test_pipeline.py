@@ -60,7 +60,11 @@ def test_a_run_leaves_the_files_of_the_interface(trained, drawn):
     assert metrics["monitor"] == "inner" and set(metrics["pooled"]) == wanted
     assert metrics["pooled"]["n"] == len(folds) and len(metrics["by_fold"]) == 2
     calibration = json.loads((run / "calibration.json").read_text())
-    assert set(calibration) == {"method", "a", "b", "prevalence", "n"}
+    wanted = {"method", "a", "b", "prevalence", "n", "views", "members", "made_from"}
+    assert wanted < set(calibration) and calibration["views"] == 8 and calibration["members"] == 2
+    digests = {"folds.csv"} | {f"fold{k}/{n}.csv" for k in (0, 1) for n in ("oof", "views")}
+    digests |= {f"fold{k}.safetensors" for k in (0, 1)}
+    assert set(calibration["made_from"]) == set(metrics["made_from"]) == digests
     report = (run / "report.html").read_text()
     assert "data:image/png;base64" in report and "OOF AUROC" in report
 
