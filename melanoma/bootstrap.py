@@ -195,6 +195,8 @@ def bootstrap(
     if unknown:
         known = ", ".join([*RANKING, *CALIBRATION])
         raise BadInput(f"measure {unknown[0]!r} cannot be resampled; known: {known}.")
+    if not names:
+        return {}
     ranking = [name for name in names if name in RANKING]
     t, s = check_pair(target, score, both_classes=bool(ranking))
     number = group_numbers(group, len(t))
