@@ -80,7 +80,7 @@ def nearest(
     known: pd.Series,  # of the other table
     piece: int = 4_000_000,  # pairs compared at once
 ) -> tuple[np.ndarray, np.ndarray]:  # int (n,): position in `known`, and distance in bits
-    "The image of another table that looks most like each image of this one; −1 where there is none."
+    "The image of another table that looks most like each image; −1 where there is none."
     position = np.full(len(phash), -1)
     distance = np.full(len(phash), 4 * 64 + 1)  # farther than anything
     if not len(phash) or not len(known):
