@@ -126,12 +126,13 @@ def run_voices(
 def compare_runs(
     target: ArrayLike,  # 0/1, (n,), both classes
     voices: Mapping[str, np.ndarray],  # log odds (n,) by run
+    group: ArrayLike | None = None,  # patients or lesions, (n,); None: rows are independent
 ) -> tuple[pd.DataFrame, dict[str, Any]]:  # a row each; best, difference, low, high, p
     "AUROC of every run and of their blends, and a paired test of the blend by mean."
     mean = mean_score(voices)
     scores = {f"run {name}": voice for name, voice in voices.items()}
     scores |= {"blend by mean": mean, "blend by rank": mean_rank(voices)}
-    table = pd.DataFrame({name: summary(target, score) for name, score in scores.items()}).T
-    table[["n", "positives"]] = table[["n", "positives"]].astype(int)
-    best = max(voices, key=lambda name: table.loc[f"run {name}", "auroc"])
-    return table, {"best": best} | delong_test(target, mean, voices[best])
+    rows = {name: summary(target, score, group) for name, score in scores.items()}
+    best = max(voices, key=lambda name: rows[f"run {name}"]["auroc"])
+    test = delong_test(target, mean, voices[best], group=group)
+    return pd.DataFrame.from_dict(rows, orient="index"), {"best": best} | test

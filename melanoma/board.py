@@ -331,8 +331,8 @@ def fold_table(
 
 
 def _figures(oof: pd.DataFrame) -> dict[str, float]:
-    "AUROC and its interval; none where there is one class only."
+    "AUROC and its clustered interval; none where there is one class only."
     if not 0 < oof["target"].sum() < len(oof):
         return {}
-    found = summary(oof["target"], oof["logit"])
+    found = summary(oof["target"], oof["logit"], oof["group"])
     return {"auroc": found["auroc"], "low": found["auroc_low"], "high": found["auroc_high"]}

@@ -15,7 +15,9 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
+from .clustered import independence
 from .core import BadInput, read_json, write_text
+from .metrics import spelled
 from .oof import find_calibration
 from .run import Run, why_outdated
 from melanoma.terms import (
@@ -90,7 +92,7 @@ def card_data(
         if part["auroc"] is not None  # null where a source has one class only
         for key, kind, title in (
             ("auroc", "roc_auc", f"AUROC ({_span(part)})"),
-            ("ap", "average_precision", "Average precision"),
+            ("ap", "average_precision", f"Average precision ({_span(part, 'ap')})"),
         )
     ]
     licence = weights_licence(data.values())
@@ -109,8 +111,8 @@ def card_data(
     )
 
 
-def _span(part: Mapping[str, Any]) -> str:
-    return f"95 % {part['auroc_low']:.3f} to {part['auroc_high']:.3f}"
+def _span(part: Mapping[str, Any], key: str = "auroc") -> str:
+    return f"95 % {part[f'{key}_low']:.3f} to {part[f'{key}_high']:.3f}"
 
 # %% ../nbs/42_card.ipynb #07115f89
 MONITOR = {
@@ -123,12 +125,15 @@ GROUPS = {"age": "Age", "sex": "Sex", "anatom_site": "Site"}  # as in metrics.js
 
 
 def _row(part: Mapping[str, Any]) -> list[str]:
-    "AUROC, interval, AP, images, melanomas; a dash where there is one class only."
+    "AUROC, AP, each with its interval, images, melanomas; a dash where there is one class only."
     counts = [f"{part['n']:,}", f"{part['positives']:,}"]
     if part["auroc"] is None:
-        return ["–", "–", "–", *counts]
-    span = f"{part['auroc_low']:.3f} to {part['auroc_high']:.3f}"
-    return [f"{part['auroc']:.3f}", span, f"{part['ap']:.3f}", *counts]
+        return ["–", "–", *counts]
+    return [_figure(part, "auroc"), _figure(part, "ap"), *counts]
+
+
+def _figure(part: Mapping[str, Any], key: str, digits: int = 3) -> str:
+    return spelled([part[f"{key}{end}"] for end in ("", "_low", "_high")], digits)
 
 
 def _results(metrics: Mapping[str, Any]) -> str:
@@ -138,8 +143,12 @@ def _results(metrics: Mapping[str, Any]) -> str:
     for column, title in GROUPS.items():
         for value, part in metrics.get("by_group", {}).get(column, {}).items():
             rows.append([f"{title} {code(value)}", *_row(part)])
-    heads = ["", "AUROC", "95 % interval", "average precision", "images", "melanomas"]
-    return markdown_table(heads, rows, right=5)
+    heads = ["", "AUROC (95 % interval)", "average precision", "images", "melanomas"]
+    table = markdown_table(heads, rows, right=4)
+    more = [[plain(k), spelled(list(v.values()))] for k, v in metrics.get("more", {}).items()]
+    if more:
+        table += "\n\n" + markdown_table(["all, pooled", "value (95 % interval)"], more, right=1)
+    return table
 
 
 def _calibration(run: Run, metrics: Mapping[str, Any]) -> str:
@@ -166,7 +175,8 @@ def _calibration(run: Run, metrics: Mapping[str, Any]) -> str:
         "prevalence has to be given, and the probability shifts with it."
     )
     if quality := metrics.get("calibration"):
-        rows = [[plain(k), f"{v['brier']:.4f}", f"{v['ece']:.4f}"] for k, v in quality.items()]
+        kinds = ("brier", "ece")
+        rows = [[plain(k), *(_figure(v, kind, 4) for kind in kinds)] for k, v in quality.items()]
         text += "\n\n" + markdown_table(["", "Brier score", "calibration error"], rows, right=2)
         text += "\n\nBoth are measured on the images that the two numbers were fitted on."
     return text
@@ -232,11 +242,12 @@ and share of melanomas are not in them.
 
 ## Results
 
-Every image was scored by the one fold that held it out. {monitor} The interval
-(DeLong) covers the sampling of lesions; it does not cover training again with another seed. The
-pooled figure mixes sources: where these differ in their share of melanomas, part of it is telling
-sources apart. Rows with few melanomas say little. The mean of all folds, which `predict` and
-`serve` give, was not scored: no image is new to all of them.{missing}
+Every image was scored by the one fold that held it out. {monitor}
+{intervals}
+
+The pooled figure mixes sources: where these differ in their share of melanomas, part of it is
+telling sources apart. Rows with few melanomas say little. The mean of all folds, which `predict`
+and `serve` give, was not scored: no image is new to all of them.{missing}
 
 {results}
 
@@ -303,6 +314,7 @@ def write_card(
         skin_tones=SKIN_TONES,
         monitor=" ".join(MONITOR[m] for m in metrics["monitor"].split("+")),
         missing=f" **Not trained: folds {', '.join(map(str, missing))}.**" if missing else "",
+        intervals=independence(metrics["clustered"], metrics["ungrouped"]),
         results=_results(metrics),
         calibration=_calibration(run, metrics),
         data=_data(run, data),

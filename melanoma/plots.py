@@ -20,15 +20,10 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .calibration import logit, sigmoid
+from .checks import check_pair, check_probability
+from .clustered import shares, wilson
 from .core import BadInput
-from melanoma.metrics import (
-    auroc_interval,
-    average_precision,
-    check_pair,
-    check_probability,
-    equal_mass_bins,
-    wilson,
-)
+from .metrics import auroc_interval, equal_mass_bins, intervals
 
 # %% ../nbs/45_plots.ipynb #fd60bc4e
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # benign or first, melanoma or second, aids
@@ -49,6 +44,7 @@ def plot_roc(
     score: ArrayLike,  # any monotone score, shape (n,), finite
     label: str | None = None,  # the model's name in the legend
     ax: Axes | None = None,  # drawn into; may hold other models' curves already
+    group: ArrayLike | None = None,  # patients or lesions, shape (n,); None: rows are independent
 ) -> Axes:  # the axes drawn into
     "ROC curve with AUROC and its 95 % interval in the legend."
     t, s = check_pair(target, score)
@@ -56,7 +52,7 @@ def plot_roc(
     if empty:
         ax.plot([0, 1], [0, 1], ":", color=GREY, label="_chance")
     fpr, tpr, _ = roc_curve(t, s)
-    area, low, high = auroc_interval(t, s)
+    area, low, high = auroc_interval(t, s, group=group)
     name = f"{label}: " if label else ""
     ax.plot(fpr, tpr, lw=2, label=f"{name}AUROC {area:.3f} ({low:.3f}–{high:.3f})")
     ax.set(xlabel="false-positive rate (1 − specificity)", ylabel="sensitivity", aspect="equal")
@@ -70,8 +66,9 @@ def plot_pr(
     score: ArrayLike,  # any monotone score, shape (n,), finite
     label: str | None = None,  # the model's name in the legend
     ax: Axes | None = None,  # drawn into; may hold other models' curves already
+    group: ArrayLike | None = None,  # patients or lesions, shape (n,); None: rows are independent
 ) -> Axes:  # the axes drawn into
-    "Precision–recall curve with average precision in the legend and the prevalence as a line."
+    "Precision–recall curve, AP with its interval in the legend, the prevalence as a line."
     t, s = check_pair(target, score)
     ax, empty = _axes(ax)
     if empty:
@@ -79,7 +76,8 @@ def plot_pr(
         ax.axhline(share, ls=":", color=GREY, label=f"chance: prevalence {share:.1%}")
     precision, recall, _ = precision_recall_curve(t, s)
     name = f"{label}: " if label else ""
-    text = f"{name}AP {average_precision(t, s):.3f}"
+    ap, low, high = intervals(t, s, ["ap"], group=group)["ap"]
+    text = f"{name}AP {ap:.3f} ({low:.3f}–{high:.3f})"
     ax.plot(recall, precision, lw=2, drawstyle="steps-post", label=text)
     ax.set(xlabel="sensitivity (recall)", ylabel="share of flagged that are melanomas (precision)")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -113,13 +111,14 @@ def plot_reliability(
     probability: ArrayLike,  # in [0, 1], shape (n,)
     bins: int = 10,  # bins of equal count
     ax: Axes | None = None,  # empty axes; a strip is added above them
+    group: ArrayLike | None = None,  # patients or lesions, shape (n,); None: rows are independent
 ) -> Axes:  # the axes drawn into
-    "Reliability diagram on logit scales: equal-mass bins, Wilson 95 % bars, histogram on top."
+    "Reliability diagram on logit scales: equal-mass bins, 95 % bars, histogram on top."
     t, p = check_pair(target, probability, both_classes=False)
     which = equal_mass_bins(check_probability(p), bins)
-    n, k = np.bincount(which), np.bincount(which, weights=t)
+    bars = shares(t, which, group)
+    k, n, below, above = (bars[c].to_numpy() for c in ("k", "n", "low", "high"))
     said, happened = np.bincount(which, weights=p) / n, k / n
-    below, above = wilson(k, n)
     some = k > 0
     ax, _ = _axes(ax)
 
@@ -135,8 +134,8 @@ def plot_reliability(
 
     ax.plot([low, high], [low, high], "--", color=GREY, lw=1, label="said = happened")
     x, y = np.clip(said, low, high), np.clip(happened, low, high)
-    bars = np.stack([y - np.clip(below, low, high), np.clip(above, low, high) - y]).clip(0)
-    ax.errorbar(x, y, bars, fmt="none", ecolor=BLUE, elinewidth=1.2, capsize=2, alpha=0.7)
+    ends = np.stack([y - np.clip(below, low, high), np.clip(above, low, high) - y]).clip(0)
+    ax.errorbar(x, y, ends, fmt="none", ecolor=BLUE, elinewidth=1.2, capsize=2, alpha=0.7)
     ax.plot(x[some], y[some], "o", color=BLUE, label="bin of lesions, 95 % interval")
     if not some.all():
         style: dict[str, Any] = {"color": BLUE, "mfc": "white", "clip_on": False, "zorder": 5}
@@ -219,16 +218,16 @@ def plot_learning_curves(
 
 # %% ../nbs/45_plots.ipynb #b9d585c5
 def plot_shares(
-    counts: pd.DataFrame,  # index: the group's name; columns k and n: k of n, n > 0
+    counts: pd.DataFrame,  # index: the name; columns k and n: k of n, n > 0; low, high where known
     ax: Axes | None = None,  # drawn into
 ) -> Axes:  # the axes drawn into
-    "A dot a group with Wilson's 95 % interval, first group on top, and all of them as a line."
+    "A dot a name with its 95 % interval (else Wilson's), the first on top, all of them as a line."
     if counts.empty:
         raise BadInput("no groups to show")
     height = 0.9 + 0.28 * len(counts)
     ax, _ = _axes(ax, (4.8, height))
     k, n = counts["k"].to_numpy(float), counts["n"].to_numpy(float)
-    low, high = wilson(k, n)
+    low, high = counts[["low", "high"]].to_numpy().T if "low" in counts else wilson(k, n)
     y = np.arange(len(counts))[::-1]
     ax.axvline(k.sum() / n.sum(), ls=":", color=GREY, zorder=0)
     ax.hlines(y, low, high, color=BLUE, alpha=0.7, lw=1.5)

@@ -58,8 +58,13 @@ def test_a_blend_is_the_mean_of_its_runs_each_by_its_own_rule(two_runs, labelled
 
 
 def test_where_labels_are_known_runs_and_blend_are_compared(two_runs, labelled):
-    external = json.loads((two_runs / FOLDER / "metrics_external.json").read_text())["siim2020"]
-    assert set(external) == {"auroc", "auroc_low", "auroc_high", "ap", "n", "positives"}
+    entry = json.loads((two_runs / FOLDER / "metrics_external.json").read_text())["siim2020"]
+    external = entry["all"]
+    figures = {f"{name}{end}" for name in ("auroc", "ap") for end in ("", "_low", "_high")}
+    assert set(external) == figures | {"n", "positives", "clustered"} and external["clustered"]
+    n = external["n"]  # all of them are training images
+    assert entry["seen"] == {"identical": n, "near": 0, "same_name": 0} and not entry["unseen"]
+    assert set(entry["made_from"]) == {"tiny", "wide"}
     assert f"siim2020: AUROC {external['auroc']:.4f}" in labelled and "by mean rank" in labelled
     assert "run tiny: AUROC" in labelled and "run wide: AUROC" in labelled
     assert "paired DeLong" in labelled

@@ -176,7 +176,10 @@ def test_evaluate_writes_a_card_with_the_measured_figures(trained):
         ("all sources", "roc_auc"): round(pooled["auroc"], 6),
         ("all sources", "average_precision"): round(pooled["ap"], 6),
     }
-    assert f"| **all, pooled** | {pooled['auroc']:.3f} |" in card.text
+    span = f"({pooled['auroc_low']:.3f} to {pooled['auroc_high']:.3f})"
+    assert f"| **all, pooled** | {pooled['auroc']:.3f} {span} |" in card.text
+    assert "Patients and lesions count as independent" in card.text
+    assert "sensitivity at 90 % specificity" in card.text
     assert f"| {pooled['n']:,} | {pooled['positives']:,} |" in card.text
     assert f"{read_json(run.calibration)['a']:.4f}" in card.text
     assert card.data.pipeline_tag == "image-classification" and card.data.library_name == "melanoma"

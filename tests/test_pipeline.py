@@ -56,9 +56,16 @@ def test_a_run_leaves_the_files_of_the_interface(trained, drawn):
     assert set(folds[folds["fold"] == 1]["image_name"]) == set(oof["image_name"])
 
     metrics = json.loads((run / "metrics.json").read_text())
-    wanted = {"auroc", "auroc_low", "auroc_high", "ap", "n", "positives"}
+    wanted = {"auroc", "auroc_low", "auroc_high", "ap", "ap_low", "ap_high"}
+    wanted |= {"n", "positives", "clustered"}
     assert metrics["monitor"] == "inner" and set(metrics["pooled"]) == wanted
     assert metrics["pooled"]["n"] == len(folds) and len(metrics["by_fold"]) == 2
+    assert metrics["clustered"] and metrics["pooled"]["clustered"] and metrics["ungrouped"] == 0
+    every = [metrics["pooled"], *metrics["by_fold"], *metrics["by_source"].values()]
+    assert all(m["ap_low"] < m["ap"] < m["ap_high"] for m in every)
+    for quality in metrics["calibration"].values():
+        for name in ("brier", "ece"):
+            assert quality[f"{name}_low"] <= quality[name] <= quality[f"{name}_high"], name
     calibration = json.loads((run / "calibration.json").read_text())
     wanted = {"method", "a", "b", "prevalence", "n", "views", "members", "made_from"}
     assert wanted < set(calibration) and calibration["views"] == 8 and calibration["members"] == 2
@@ -204,8 +211,11 @@ def test_labelled_sources_are_scored(trained, drawn):
     said = succeed(
         trained, "predict", "--run", "tiny", "--source", f"siim2020={drawn}", "--tta", "1"
     )
-    external = json.loads((trained / "output/tiny/metrics_external.json").read_text())
-    assert "siim2020: AUROC" in said and 0 <= external["siim2020"]["auroc"] <= 1
+    external = json.loads((trained / "output/tiny/metrics_external.json").read_text())["siim2020"]
+    n = external["all"]["n"]
+    assert "siim2020: AUROC" in said and 0 <= external["all"]["auroc"] <= 1
+    assert external["seen"] == {"identical": n, "near": 0, "same_name": 0}  # all were trained on
+    assert external["unseen"] is None and "no images left" in external["reason"]
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
