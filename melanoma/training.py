@@ -18,7 +18,7 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from .config import TrainConfig
-from .core import NEUTRAL, BadInput, atomic_path, digest, package_versions, write_manifest
+from .core import NEUTRAL, BadInput, alone, atomic_path, digest, package_versions, write_manifest
 from .dataset import LesionDataset, make_loader, policy
 from .engine import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
 from .folds import fold_rows
@@ -116,6 +116,14 @@ def train_fold(
     origin: str = "",  # where the model's weights are from, for the header
 ) -> Fitted:
     "Train one fold, score the held-out part once, write weights, history, OOF and manifest."
+    busy = f"fold {config.fold} of run {run.name} is being trained"
+    with alone(run.fold(config.fold), busy):
+        return _train_fold(run, config, data, model, origin)
+
+
+def _train_fold(
+    run: Run, config: TrainConfig, data: FoldData | None, model: Classifier | None, origin: str
+) -> Fitted:
     data = data or open_fold(run, config)
     if model is None:
         model, origin = create_model(config.arch, config.pretrained, config.seed)
