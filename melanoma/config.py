@@ -146,10 +146,8 @@ def check_names(
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise BadInput(
-                f"{f'stage {stage}' if stage else 'this notebook'} has no parameter {name!r}.{hint} "
-                f"It has: {', '.join(known)}."
-            )
+            who = f"stage {stage}" if stage else "this notebook"
+            raise BadInput(f"{who} has no parameter {name!r}.{hint} It has: {', '.join(known)}.")
 
 
 def type_parameters(

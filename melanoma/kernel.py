@@ -79,7 +79,7 @@ def kernel_folder() -> Iterator[tuple[Path, dict[str, str]]]:
 # %% ../nbs/59_kernel.ipynb #9dbac120
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    "Within the block, a signal to end raises `SystemExit`; one that is handled or ignored already is left alone."
+    "Within the block, a signal to end raises `SystemExit`, unless it is handled or ignored already."
 
     def leave(number: int, _frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -113,7 +113,7 @@ class KernelFailed(MelanomaError):
 
 
 class StageKernel(AsyncKernelManager):
-    "A kernel whose process writes to kernel.log and, if it dies, leaves its exit code in kernel.exit."
+    "A kernel whose process writes to kernel.log; its exit code, if it dies, is in kernel.exit."
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
         "Start the process."

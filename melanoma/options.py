@@ -13,7 +13,7 @@ import re
 from collections.abc import MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 

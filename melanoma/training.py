@@ -18,7 +18,15 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from .config import TrainConfig
-from .core import NEUTRAL, BadInput, alone, atomic_path, digest, package_versions, write_manifest
+from melanoma.core import (
+    NEUTRAL,
+    BadInput,
+    alone,
+    atomic_path,
+    digest,
+    package_versions,
+    write_manifest,
+)
 from .dataset import LesionDataset, make_loader, policy
 from .engine import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
 from .folds import fold_rows
