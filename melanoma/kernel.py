@@ -79,7 +79,7 @@ def kernel_folder() -> Iterator[tuple[Path, dict[str, str]]]:
 # %% ../nbs/59_kernel.ipynb #9dbac120
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    "Within the block, a signal to end raises `SystemExit`, unless it is handled or ignored already."
+    "Within the block a signal to end raises `SystemExit`, unless it is handled or ignored."
 
     def leave(number: int, _frame: Any) -> None:
         raise SystemExit(128 + number)
