@@ -6,27 +6,25 @@
 __all__ = ['CHUNK', 'HASHED', 'BATCH_BYTES', 'Job', 'table_digest', 'build_store', 'decoding_rate']
 
 # %% ../nbs/18_build.ipynb #73f2bd24
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from .bars import progress
 from melanoma.core import (
     BadImage,
     BadInput,
     MelanomaError,
+    alone,
     atomic_path,
     digest,
     finished,
@@ -268,23 +266,12 @@ def build_store(
     }  # fmt: skip
     try:
         if not finished(folder / "manifest.json", parameters, inputs, force):
-            with _alone(folder):
+            with alone(folder, f"{folder} is being prepared"):
+                folder.mkdir(exist_ok=True)
                 _build(table, folder, rules, parameters, inputs, workers)
     except OSError as error:
         raise _said_better(error, folder) from error
     return Store.open(folder, rules[0].size)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    "Nobody else builds in this folder; the lock ends with the process, however that ends."
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        with lock.acquire(timeout=0):
-            yield
-    except Timeout:
-        raise BadInput(f"{folder} is being prepared by another process: wait for it.") from None
 
 
 def _build(

@@ -149,8 +149,10 @@ def predict(
 
     names = ",".join(run)
     homes = [find_run(home.name) for home in blended_runs(names)]
-    if sample_submission and not sample_submission.is_file():
-        raise BadInput(f"{sample_submission} is not there.")
+    if sample_submission:
+        from melanoma.submission import read_sample
+
+        read_sample(sample_submission)  # before a kernel starts
     values = {
         "run": names,
         "sources": absolute_sources(source),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BAD_INPUT_NAMES', 'NEUTRAL', 'MelanomaError', 'BadInput', 'BadTable', 'BadImage', 'BadFolds', 'MissingWeights',
-           'OtherParameters', 'shown', 'atomic_path', 'write_text', 'write_json', 'read_json', 'digest', 'file_sha256',
-           'seed_of', 'package_versions', 'finished', 'write_manifest', 'project_root', 'relative']
+           'OtherParameters', 'shown', 'atomic_path', 'write_text', 'write_json', 'read_json', 'alone', 'digest',
+           'file_sha256', 'seed_of', 'package_versions', 'finished', 'write_manifest', 'project_root', 'relative']
 
 # %% ../nbs/00_core.ipynb #06fbe4ff
 import contextlib
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 # %% ../nbs/00_core.ipynb #827a5c9d
 class MelanomaError(Exception):
@@ -99,6 +101,27 @@ def read_json(path: str | Path) -> Any:
         raise BadInput(
             f"{path} is not readable as JSON ({error}); remove it and run the stage again."
         ) from None
+
+# %% ../nbs/00_core.ipynb #e3aa148c
+@contextlib.contextmanager
+def alone(
+    path: str | Path,  # what is made: a file or a folder, there or not
+    busy: str,  # said of it to a second process: "fold 0 is being trained"
+) -> Iterator[None]:
+    "Hold a lock beside a path; while another process holds it, raise `BadInput`."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"{busy} by another process: wait for it.") from None
+    except NotImplementedError:  # a file system without locks: nobody can be kept out
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 # %% ../nbs/00_core.ipynb #bfedc337
 def digest(

@@ -176,6 +176,13 @@ def look_at_kernel(report: Report) -> None:
         folder = spec.resource_dir
         what = f"the kernel python3 in {folder} runs {program or 'nothing'}, not this Python"
         report.findings.append(Finding(what, f"mv {folder} {folder}.away; {fix}"))
+        return
+    from melanoma.kernel import KernelFailed, try_kernel
+
+    try:
+        try_kernel()
+    except KernelFailed as error:
+        report.findings.append(Finding(f"no stage can run: {error.what}", fix))
 
 # %% ../nbs/65_doctor.ipynb #275f13d7
 SIIM = 44_108  # images of SIIM-2020, the largest set that is usual

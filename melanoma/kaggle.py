@@ -17,7 +17,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-from .config import VIEWS
+from .config import VIEWS, check_names, typed
 from .core import BadInput, read_json, write_json
 from melanoma.kaggle_recipe import (
     SESSION,
@@ -30,7 +30,7 @@ from melanoma.kaggle_recipe import (
     recipe_of,
     slug_of,
 )
-from .pipeline import check_names, shipped_notebook, stage_parameters
+from .pipeline import shipped_notebook, stage_parameters
 from .run import Run
 from .terms import DRAWN, LICENCE, only_drawings
 from .weights import read_header
@@ -71,7 +71,9 @@ def write_kernel(
 ) -> None:
     "One kernel's folder, as `kaggle kernels push` takes it."
     template = shipped_notebook("kernels", "kaggle", name)
-    check_names(values, stage_parameters(template), f"kaggle {name}")
+    known = stage_parameters(template)
+    check_names(values, known, f"kaggle {name}")
+    values = typed(values, known)
     notebook = read_json(template)
     for cell in notebook["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):

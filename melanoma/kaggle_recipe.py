@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import DEFAULTS, SIIM_KINDS, TrainConfig
+from .config import DEFAULTS, SIIM_KINDS, TrainConfig, check_names
 from .core import NEUTRAL, BadInput, digest, read_json, shown
-from .pipeline import check_names, stage_notebook, stage_parameters
+from .pipeline import stage_notebook, stage_parameters
 from .run import Run
 
 # %% ../nbs/61_kaggle_recipe.ipynb #24604375

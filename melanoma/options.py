@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'RunName', 'RunNames', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'Parameters',
-           'Force', 'parameter_value', 'join_parameters', 'given_parameters', 'absolute_sources', 'architectures',
-           'paths', 'complete_run', 'complete_source', 'complete_parameter', 'rephrase', 'understand_shell']
+           'Force', 'join_parameters', 'given_parameters', 'absolute_sources', 'architectures', 'paths', 'complete_run',
+           'complete_source', 'complete_parameter', 'rephrase', 'understand_shell']
 
 # %% ../nbs/64_options.ipynb #79ccf709
 import os
@@ -13,7 +13,7 @@ import re
 from collections.abc import MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,20 +22,6 @@ from .core import BadInput
 from .run import known_runs
 
 # %% ../nbs/64_options.ipynb #ac20ed6b
-def parameter_value(
-    text: str,  # as typed
-) -> Any:  # int, float, bool or text
-    "A value as papermill's command line reads it."
-    if text in ("True", "true", "False", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def join_parameters(
     argv: list[str],  # … -p NAME VALUE …
 ) -> list[str]:  # … -p NAME=VALUE …
@@ -52,14 +38,14 @@ def join_parameters(
 
 def given_parameters(
     pairs: list[str] | None,  # NAME=VALUE
-) -> dict[str, Any]:
-    "Parameters by name, with their values read."
+) -> dict[str, str]:
+    "Parameters by name, as they were typed; `config.typed` brings them to their types."
     values = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise BadInput(f"-p {pair}: write -p NAME VALUE.")
-        values[name] = parameter_value(value)
+        values[name] = value
     return values
 
 

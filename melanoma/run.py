@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .config import DEFAULTS
+from .config import DEFAULTS, lost_text
 from .core import NEUTRAL, BadInput, file_sha256, project_root, read_json, relative, shown
 
 # %% ../nbs/06_run.ipynb #a3c58953
@@ -105,7 +105,9 @@ class Run:
         "The path, or an error that says which command comes first."
         if not path.exists():
             missing = path.relative_to(self.folder.parent)
-            raise BadInput(f"run {self.name!r} has no {missing}: first `{command}`.")
+            there = [] if self.folder.exists() else [p.name for p in self.folder.parent.glob("*")]
+            lost = lost_text(self.name, there)
+            raise BadInput(f"run {self.name!r} has no {missing}: first `{command}`.{lost}")
         return path
 
     def _repr_html_(self) -> str:

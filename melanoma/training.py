@@ -22,6 +22,7 @@ from .config import TrainConfig
 from melanoma.core import (
     NEUTRAL,
     BadInput,
+    alone,
     atomic_path,
     digest,
     package_versions,
@@ -149,6 +150,14 @@ def train_fold(
     origin: str = "",  # where the model's weights are from, for the header
 ) -> Fitted:
     "Train one fold, score the held-out part once, write weights, history, OOF and manifest."
+    busy = f"fold {config.fold} of run {run.name} is being trained"
+    with alone(run.fold(config.fold), busy):
+        return _train_fold(run, config, data, model, origin)
+
+
+def _train_fold(
+    run: Run, config: TrainConfig, data: FoldData | None, model: Classifier | None, origin: str
+) -> Fitted:
     data = data or open_fold(run, config)
     if model is None:
         model, origin = create_model(config.arch, config.pretrained, config.seed)

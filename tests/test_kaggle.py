@@ -25,10 +25,11 @@ from packaging.utils import canonicalize_name
 
 from melanoma.core import BadInput, read_json
 from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle
-from melanoma.kaggle_inputs import check_submission, find_weights
+from melanoma.kaggle_inputs import find_weights
 from melanoma.kaggle_recipe import recipe_of, slug_of
 from melanoma.pipeline import stage_parameters
 from melanoma.run import Run
+from melanoma.submission import check_submission
 from melanoma.wheels import kaggle_image, needs_of, satisfies
 
 GIGABYTES = 16

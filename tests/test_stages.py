@@ -1,0 +1,373 @@
+"""Stages at once, kernels that fail or are stopped, and parameters as papermill leaves them."""
+
+import ast
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import REPOSITORY, TINY, melanoma, succeed
+from papermill.cli import _resolve_type  # what `-p` makes of text
+from test_pipeline import PAPERMILL, TRAIN_NOTEBOOK, copy_of, run_papermill, wait_for
+
+from melanoma import kernel
+from melanoma.config import lost_text, type_parameters
+from melanoma.core import BadInput, alone
+from melanoma.pipeline import stage_notebook, stage_parameters
+from melanoma.run import Run
+
+PROGRAM = str(Path(sys.executable).with_name("melanoma"))
+FOLDERS = ("pipeline", "explore", "kaggle")
+WITH_PARAMETERS = sorted(p for f in FOLDERS for p in (REPOSITORY / "nbs" / f).glob("*.ipynb"))
+RECIPE = [*TINY, "-p", "epochs", "1"]
+
+
+def begin(root: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    "Start a command, without waiting for it."
+    return subprocess.Popen(
+        [PROGRAM, *arguments],
+        env=os.environ | {"MELANOMA_ROOT": str(root)} | environment,
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    "Exit codes, and what was said where one is not 0."
+    said = ["".join(p.communicate()) for p in processes]
+    return [(p.returncode, p.returncode and s) for p, s in zip(processes, said, strict=True)]
+
+
+# several at once
+
+
+def test_six_stages_of_six_runs_at_once(prepared, tmp_path):
+    root = copy_of(prepared, tmp_path)
+    names = [f"r{i}" for i in range(6)]
+    for name in names:
+        shutil.copytree(root / "output" / "tiny", root / "output" / name)
+        (root / "output" / name / "folds.csv").unlink()
+    calls = [begin(root, "folds", "--run", name, "--n-folds", "2") for name in names]
+    assert ended(calls) == [(0, 0)] * 6
+    split = (root / "output" / "tiny" / "folds.csv").read_bytes()
+    assert [(root / "output" / n / "folds.csv").read_bytes() for n in names] == [split] * 6
+    assert [p.name for p in root.iterdir()] == ["output"]  # no sockets in the working folder
+
+
+def test_two_folds_side_by_side(prepared, tmp_path):
+    root = copy_of(prepared, tmp_path)
+    calls = [begin(root, "train", "--run", "tiny", "--folds", k, *RECIPE) for k in "01"]
+    assert ended(calls) == [(0, 0)] * 2
+    for k in (0, 1):
+        assert set(pd.read_csv(root / f"output/tiny/fold{k}/oof.csv")["fold"]) == {k}
+
+
+def test_two_of_papermills_own_side_by_side(prepared, tmp_path):
+    root = copy_of(prepared, tmp_path)
+    words = [*RECIPE, "-p", "run", "tiny"]
+    calls = [
+        subprocess.Popen(
+            [PAPERMILL, TRAIN_NOTEBOOK, f"{k}.ipynb", *words, "-p", "fold", k],
+            env=os.environ | {"MELANOMA_ROOT": str(root)},
+            cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in "01"
+    ]  # fmt: skip
+    assert ended(calls) == [(0, 0)] * 2
+    for k in (0, 1):
+        assert set(pd.read_csv(root / f"output/tiny/fold{k}/oof.csv")["fold"]) == {k}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made", "message"),
+    [
+        (["train", "--folds", "0", *RECIPE], "fold0", "fold 0 of run tiny is being trained"),
+        (
+            ["folds", "--n-folds", "3", "--force"],
+            "folds.csv",
+            "the folds of run tiny are being made",
+        ),
+    ],
+)
+def test_the_same_output_is_made_by_one_at_a_time(prepared, tmp_path, arguments, made, message):
+    root = copy_of(prepared, tmp_path)
+    run = Run.named("tiny", root)
+    before = run.folds.read_bytes()
+    with alone(run.folder / made, "this test"):
+        done = melanoma(root, arguments[0], "--run", "tiny", *arguments[1:])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith(f"{message} by another process: wait for it.\n")
+    assert done.stderr.count("\n") == 1
+    assert run.folds.read_bytes() == before and not run.fold(0).exists()
+
+
+def test_two_trainings_of_one_fold_leave_one_whole_fold(prepared, tmp_path):
+    root = copy_of(prepared, tmp_path)
+    calls = [begin(root, "train", "--run", "tiny", "--folds", "0", *RECIPE) for _ in range(2)]
+    codes = sorted(code for code, _ in ended(calls))
+    assert codes in ([0, 0], [0, 2])  # the second came while the first trained, or after it
+    said = succeed(root, "train", "--run", "tiny", "--folds", "0", *RECIPE)
+    assert "fold 0 is done: skipped" in said
+    assert not list(root.glob("output/tiny/*.running.ipynb"))
+
+
+# sockets
+
+
+@contextlib.contextmanager
+def short_folder():
+    "A folder for temporary files with a path short enough for sockets."
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_without_sockets_a_kernel_gets_ports(monkeypatch):
+    monkeypatch.setattr(kernel, "LONGEST", 10)
+    with kernel.kernel_folder() as (folder, settings):
+        assert settings["transport"] == "tcp" and folder.stat().st_mode & 0o777 == 0o700
+    kernel.try_kernel()
+
+
+def test_a_stage_runs_where_sockets_cannot_be_made(prepared, tmp_path):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("no C compiler to forbid sockets with")
+    (tmp_path / "forbid.c").write_text(
+        "#include <errno.h>\n#include <sys/socket.h>\n#include <sys/syscall.h>\n"
+        "#include <unistd.h>\n"
+        "int bind(int fd, const struct sockaddr *a, socklen_t n) {\n"
+        "  if (a->sa_family == AF_UNIX) { errno = EOPNOTSUPP; return -1; }\n"
+        "  return syscall(SYS_bind, fd, a, n);\n}\n"
+    )
+    library = tmp_path / "forbid.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "forbid.c"], check=True)
+    root = copy_of(prepared, tmp_path)
+    words = ["folds", "--run", "tiny", "--n-folds", "2", "--force"]
+    assert ended([begin(root, *words, LD_PRELOAD=str(library))]) == [(0, 0)]
+
+
+# kernels that fail
+
+
+@pytest.mark.parametrize(
+    ("specification", "reason"),
+    [
+        ('{"argv": ["/nowhere/python", "-f", "{connection_file}"]', "'/nowhere/python'"),
+        ('{"argv": ["python", "-c", "import no_such_thing"]', "No module named 'no_such_thing'"),
+        ('{"argv": [', "JSONDecodeError"),
+    ],
+)
+def test_a_kernel_that_cannot_start_is_one_line(prepared, tmp_path, specification, reason):
+    root = copy_of(prepared, tmp_path)
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    rest = ', "display_name": "x", "language": "python"}'
+    spec.write_text(specification + (rest if specification.endswith("]") else ""))
+    before = (root / "output/tiny/folds.ipynb").read_bytes()
+    with short_folder() as temporary:
+        places = {"JUPYTER_PATH": str(tmp_path / "jupyter"), "TMPDIR": str(temporary)}
+        words = ["folds", "--run", "tiny", "--n-folds", "2", "--force"]
+        [(code, said)] = ended([begin(root, *words, **places)])
+        assert list(temporary.iterdir()) == []
+    assert code == 1 and said.count("\n") == 1 and reason in said, said
+    assert said.startswith("melanoma: stage folds failed: the Jupyter kernel does not start (")
+    assert "`melanoma doctor`" in said
+    assert (root / "output/tiny/folds.ipynb").read_bytes() == before
+    assert not list(root.glob("output/tiny/*.running.ipynb"))
+
+
+def training(root: Path, temporary: Path) -> subprocess.Popen:
+    "A training in its second epoch."
+    recipe = [*TINY, "-p", "epochs", "500", "-p", "patience", "500"]
+    process = begin(root, "train", "--run", "tiny", "--folds", "0", *recipe, TMPDIR=str(temporary))
+    wait_for(root / "weights/tiny/fold0.last.pt", process)
+    assert [p.stat().st_mode & 0o777 for p in temporary.glob("melanoma-*")] == [0o700]
+    return process
+
+
+def test_a_kernel_that_dies_is_one_line(prepared, tmp_path):
+    root = copy_of(prepared, tmp_path)
+    with short_folder() as temporary:
+        process = training(root, temporary)
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        _, said = process.communicate(timeout=60)
+        assert list(temporary.iterdir()) == []
+    assert process.returncode == 1
+    assert said == (
+        "melanoma: stage train failed: the Jupyter kernel died (SIGKILL, the machine may have run "
+        "out of memory): `melanoma doctor` looks for what is wrong.\n"
+    )
+    assert (root / "output/tiny/train_fold0.running.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "melanoma: interrupted; the same command goes on where it was\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_stopped_stage_leaves_nothing_but_its_notebook(prepared, tmp_path, number, code, message):
+    root = copy_of(prepared, tmp_path)
+    with short_folder() as temporary:
+        process = training(root, temporary)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert list(temporary.iterdir()) == []
+    assert (process.returncode, said) == (code, message)
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    notebook = json.loads((root / "output/tiny/train_fold0.running.ipynb").read_text())
+    assert any("epoch  1/500" in json.dumps(c.get("outputs", [])) for c in notebook["cells"])
+    assert (root / "weights/tiny/fold0.last.pt").exists()
+
+
+# parameters
+
+
+def cells_of(notebook: Path) -> list[dict]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [c | {"source": "".join(c["source"])} for c in cells if c["cell_type"] == "code"]
+
+
+def parameters_cell(notebook: Path) -> str:
+    cells = cells_of(notebook)
+    return next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+
+
+@pytest.mark.parametrize("notebook", WITH_PARAMETERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_notebook_types_its_parameters_first(notebook):
+    "Before anything of melanoma runs; a kernel of Kaggle installs melanoma first."
+    assert len(WITH_PARAMETERS) == 13
+    cells = cells_of(notebook)
+    at = next(i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", []))
+    after = cells[at + 2 if notebook.parent.name == "kaggle" else at + 1]["source"]
+    lines = [n for n in ast.parse(after).body if not isinstance(n, ast.Import | ast.ImportFrom)]
+    assert ast.unparse(lines[0]) == "type_parameters(globals())"
+
+
+@pytest.mark.parametrize("notebook", WITH_PARAMETERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_defaults_given_through_papermill_stay_what_they_are(notebook):
+    defaults = stage_parameters(notebook)
+    arrived = {name: _resolve_type(str(value)) for name, value in defaults.items()}
+    injected = "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in arrived.items())
+    names = arrived | {"In": [parameters_cell(notebook), injected]}
+    type_parameters(names)
+    del names["In"]
+    assert names == defaults
+    assert {k: type(v) for k, v in names.items()} == {k: type(v) for k, v in defaults.items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "text", "value"),
+    [
+        ("folds", "run", "2020", "2020"),
+        ("folds", "run", "true", "true"),
+        ("folds", "run", "null", "null"),
+        ("folds", "n_folds", "3.0", 3),
+        ("folds", "force", "True", True),
+        ("folds", "force", "false", False),
+        ("prepare", "sizes", "128", "128"),
+        ("prepare", "sizes", "128,256", "128,256"),
+        ("prepare", "group_col", "None", ""),
+        ("prepare", "sources", "csv=a.csv", "csv=a.csv"),
+        ("train", "lr", "1", 1.0),
+        ("train", "lr", "3e-4", 3e-4),
+        ("train", "pos_weight", "1", "1"),
+        ("train", "pos_weight", "2.5", "2.5"),
+        ("train", "pretrained", "none", "none"),
+        ("train", "seed", "12345678901234567891", 12345678901234567891),
+        ("predict", "out", "2020", "2020"),
+    ],
+)
+def test_a_value_arrives_as_it_is_meant(stage, name, text, value):
+    cell = parameters_cell(stage_notebook(stage))
+    arrived = _resolve_type(text)
+    for given in (arrived, text):  # through papermill's -p, and as text through our own or -r
+        if given == "None":
+            continue  # as text it is a name
+        names = {"In": [cell, f"# Parameters\n{name} = {given!r}"], name: given}
+        type_parameters(names)
+        assert names[name] == value and type(names[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("fold", True, "a whole number"),
+        ("fold", "first", "a whole number"),
+        ("lr", float("nan"), "a number"),
+        ("lr", True, "a number"),
+        ("force", "perhaps", "true or false"),
+        ("run", ["a", "b"], "text"),
+        ("run", {"a": 1}, "text"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_names_its_parameter(name, value, needed):
+    names = {"In": [parameters_cell(TRAIN_NOTEBOOK)], name: value}
+    with pytest.raises(BadInput) as caught:
+        type_parameters(names)
+    assert str(caught.value) == f"parameter {name} = {value!r}: {needed} is needed."
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("7", "007"), ("100000.0", "1e5"), ("isic", ""), ("2020", "")]
+)
+def test_a_name_that_papermill_took_for_a_number_is_recognised(name, found):
+    hint = lost_text(name, ["007", "1e5", "isic", "2020"])
+    assert (f"`-r run {found}`" in hint) if found else hint == ""
+
+
+def test_runs_with_numbers_for_names(prepared, tmp_path):
+    "-p run 2020 as it is; -p run 007 arrives as 7, and the error says how to give it."
+    root = copy_of(prepared, tmp_path)
+    for name in ("2020", "007"):
+        shutil.copytree(root / "output" / "tiny", root / "output" / name)
+    notebook = stage_notebook("folds")
+    words = ["-p", "n_folds", "2", "-p", "force", "True"]
+    done = run_papermill(root, notebook, "o.ipynb", "-p", "run", "2020", *words)
+    assert done.returncode == 0, done.stderr
+    done = run_papermill(root, notebook, "o.ipynb", "-p", "run", "007", *words)
+    assert done.returncode == 1 and "run '7' has no 7/store/manifest.json" in done.stderr
+    assert "give it as `-r run 007`" in done.stderr
+    done = run_papermill(root, notebook, "o.ipynb", "-r", "run", "007", *words)
+    assert done.returncode == 0, done.stderr
+    assert not (root / "output" / "7").exists()
+    assert "has no 007/" not in succeed(root, "folds", "--run", "007", "--n-folds", "2")
+
+
+def test_papermills_own_command_refuses_an_unknown_parameter(prepared, tmp_path):
+    done = run_papermill(prepared, TRAIN_NOTEBOOK, str(tmp_path / "o.ipynb"), "-p", "folds", "0")
+    assert done.returncode == 1
+    assert "this notebook has no parameter 'folds'. Did you mean 'fold'?" in done.stderr
+
+
+# the sample of a submission
+
+
+def test_a_sample_is_refused_before_any_image_is_decoded(trained, drawn, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("stores"))
+    source = ("--run", "tiny", "--source", f"siim2020={drawn}", "--sample-submission")
+    page = tmp_path / "page.csv"
+    page.write_text("<!DOCTYPE html>\n<html><title>Kaggle: log in</title></html>")
+    done = melanoma(root, "predict", *source, str(page), "--split", "test")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is a web page" in done.stderr
+    sample = drawn / "sample_submission.csv"
+    done = melanoma(root, "predict", *source, str(sample), "--split", "train")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    n = len(pd.read_csv(sample))
+    assert f"asks for {n} of {n} images that split 'train' of the source lacks" in done.stderr
+    assert not (root / "output" / "tiny" / "stores").exists()
