@@ -134,7 +134,7 @@ MAX_PIXELS = 250_000_000  # a 16k × 16k image; more is a decompression bomb or 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own guard, which is lower
 LARGE = 8_000_000  # pixels; larger images are decoded one at a time, to bound a process's memory
 _one_large = threading.Lock()
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "HEIF")  # known by content
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")  # known by content; and HEIC
 HALF = 2.0  # a JPEG is reduced to half its size or less: between, libjpeg is slower than in full
 CUT_OFF = "truncated JPEG: some of its pixels are missing"
 _BRANDS = {  # of ISO base media files; the rest are films
@@ -170,9 +170,7 @@ def kind_of(
 
 def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     "An image whose header was read."
-    readable = [f for f in formats if f != "HEIF"]
-    heic = data[4:8] == b"ftyp" and kind_of(data) == "HEIC image"
-    if heic and "HEIF" in formats:
+    if data[4:8] == b"ftyp" and kind_of(data) == "HEIC image":
         try:
             import pillow_heif
         except ImportError:
@@ -180,9 +178,9 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
                 "HEIC image: to read it, pip install 'melanoma[heic]', or save it as JPEG"
             ) from None
         pillow_heif.register_heif_opener()
-        readable.append("HEIF")
+        formats = ("HEIF",)
     try:
-        return Image.open(io.BytesIO(data), formats=readable)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise _other_kind(data) from None
 
@@ -212,7 +210,7 @@ def read_image(
     data: bytes | str | Path,  # the file's bytes, or its path (into an archive, too)
     at_least: int = 0,  # px that both sides keep where a JPEG is decoded smaller; 0 = all pixels
     max_pixels: int = MAX_PIXELS,  # more is refused before anything is decoded
-    formats: tuple[str, ...] = FORMATS,  # Pillow's names of those that are read
+    formats: tuple[str, ...] = FORMATS,  # Pillow's names of those that are read; HEIC always is
 ) -> Decoded:
     "Decode an image: EXIF orientation, ICC profile, palette, grey, CMYK, alpha, 16 bit, DICOM."
     if isinstance(data, (str, Path)):
@@ -316,9 +314,8 @@ def _jpeg(
     smallest: int,  # px that both sides keep
 ) -> tuple[np.ndarray | None, bytes]:
     "Pixels of a JPEG (None: simplejpeg cannot) and its bytes with an end mark; refuse it cut off."
-    reduce = {"min_height": smallest, "min_width": smallest, "min_factor": HALF}
     try:
-        return simplejpeg.decode_jpeg(data, colours, **reduce), data
+        return _simplejpeg(data, colours, smallest), data
     except ValueError as error:  # a damaged file, or a kind of JPEG that only Pillow knows
         said = str(error)
     if "remature end of JPEG file" in said:  # the end mark is missing; anything else?
@@ -327,14 +324,25 @@ def _jpeg(
             raise BadImage(CUT_OFF)
         data, said = data + b"\xff\xd9", ""
         try:
-            return simplejpeg.decode_jpeg(data, colours, **reduce), data
+            return _simplejpeg(data, colours, smallest), data
         except ValueError as error:
             said = str(error)
         if "extraneous" in said:  # empty bytes where the mark was
-            return simplejpeg.decode_jpeg(data, colours, **reduce, strict=False), data
+            return _simplejpeg(data, colours, smallest, False), data
     if "remature end" in said:
         raise BadImage(CUT_OFF)
     return None, data
+
+
+def _simplejpeg(data: bytes, colours: str, smallest: int, strict: bool = True) -> np.ndarray:
+    return simplejpeg.decode_jpeg(
+        data,
+        colours,
+        min_height=smallest,
+        min_width=smallest,
+        min_factor=HALF,
+        strict=strict,
+    )
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
