@@ -60,6 +60,9 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="A small model of drawn lesions.")] = False,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 = for others too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any that is free.")] = 8000,
+    root_path: Annotated[
+        str, typer.Option(help="Where a proxy shows it, for example /melanoma.")
+    ] = "",
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file with the key that requests must send.")
     ] = None,
@@ -85,7 +88,13 @@ def serve(
 
         limits, key = Limits(max_upload_mb, max_megapixels), read_api_key(api_key_file)
         settings = Settings(
-            limits, queue, deadline, api_key=key, runtime=runtime, precision=precision
+            limits,
+            queue,
+            deadline,
+            api_key=key,
+            runtime=runtime,
+            precision=precision,
+            root_path=root_path,
         )
         service = Service(settings)
         if opening:

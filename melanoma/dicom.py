@@ -6,7 +6,10 @@
 __all__ = ['JPEG_BASELINE', 'is_dicom', 'dicom_picture', 'dicom_fields']
 
 # %% ../nbs/04_dicom.ipynb #93b875fc
+import contextlib
 import io
+import zlib
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -32,25 +35,62 @@ JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
 def dicom_picture(
     data: bytes,  # a DICOM file
-) -> bytes | np.ndarray:  # the bytes of a JPEG, or uint8 (height, width, 3), RGB
-    "The one picture in a DICOM file."
+    max_pixels: int = 250_000_000,  # more is refused before anything is decoded
+    frame_size: Callable[[bytes], tuple[int, int, int] | None] = lambda frame: None,
+    # width, height, channels that a compressed picture's own header has; None: it has none
+) -> tuple[bytes | np.ndarray, bytes]:  # a JPEG or uint8 (height, width, 3), RGB; ICC profile
+    "The one picture in a DICOM file, and its colour profile."
     pydicom = _pydicom()
     try:
-        whole = pydicom.dcmread(io.BytesIO(data))
+        whole = _dataset(pydicom, data, 8 * max_pixels)
         if "PixelData" not in whole:
             raise BadImage("a DICOM file without pixels")
         frames = int(whole.get("NumberOfFrames") or 1)
         if frames > 1:
             raise BadImage(f"a DICOM file of {frames} frames: one picture a file is needed")
-        colour = str(whole.PhotometricInterpretation)
-        syntax = str(whole.file_meta.TransferSyntaxUID)
-        if syntax == JPEG_BASELINE and colour in ("YBR_FULL", "YBR_FULL_422"):
-            return next(pydicom.encaps.generate_frames(whole.PixelData, number_of_frames=1))
-        return _pixels(whole, colour)
+        width, height = int(whole.Columns), int(whole.Rows)
+        if width * height > max_pixels:
+            raise BadImage(f"{width}×{height} pixels is over the limit of {max_pixels:,}")
+        colour, profile = str(whole.PhotometricInterpretation), whole.get("ICCProfile") or b""
+        syntax = whole.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            frame = pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1)
+            if syntax == JPEG_BASELINE and colour in ("YBR_FULL", "YBR_FULL_422"):
+                return frame, profile
+            size, said = frame_size(frame), (width, height, int(whole.SamplesPerPixel))
+            if size and size != said:
+                raise BadImage(f"the DICOM header says {said}, its picture {size}")
+        return _pixels(whole, colour), profile
     except BadImage:
         raise
     except Exception as error:  # pydicom and its decoders raise nearly anything on damaged bytes
         raise BadImage(f"unreadable DICOM file: {type(error).__name__}: {error}") from None
+
+
+def _dataset(pydicom: Any, data: bytes, most: int) -> Any:
+    "A DICOM file's data set; one that is deflated as a whole may inflate to so many bytes at most."
+    syntax, begin = _syntax(pydicom, data)
+    if syntax.is_deflated:
+        inflating, left, size = zlib.decompressobj(-zlib.MAX_WBITS), data[begin:], 0
+        while left and size <= most:
+            size += len(inflating.decompress(left, 1 << 20))
+            left = inflating.unconsumed_tail
+        if size > most:
+            raise BadImage(f"a DICOM file that inflates to more than the limit of {most:,} bytes")
+    return pydicom.dcmread(io.BytesIO(data))
+
+
+def _syntax(pydicom: Any, data: bytes) -> tuple[Any, int]:  # and where the data set begins
+    "How a DICOM file is encoded."
+    for implicit in (False, True):  # True: against the rules, and seen
+        file = io.BytesIO(data)
+        file.seek(132)
+        with contextlib.suppress(Exception):  # pydicom raises nearly anything
+            head = pydicom.filereader.read_dataset(
+                file, implicit, True, stop_when=lambda tag, vr, length: tag >> 16 != 2
+            )
+            return head.TransferSyntaxUID, file.tell()
+    raise BadImage("not an image (DICOM's mark, and no DICOM header behind it)")
 
 
 def _pixels(whole: Any, colour: str) -> np.ndarray:  # uint8 (height, width, 3)
@@ -85,8 +125,14 @@ def _pixels(whole: Any, colour: str) -> np.ndarray:  # uint8 (height, width, 3)
 
 
 def _to_8_bit(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    scaled = (pixels.astype(np.float32) - low) * np.float32(255 / (high - low))
-    return np.clip(scaled, 0, 255).round().astype(np.uint8)
+    if pixels.dtype == np.uint8 and (low, high) == (0, 255):
+        return pixels
+    shown = np.empty(pixels.shape, np.uint8)
+    for top in range(0, len(pixels), 256):  # in bands: a large picture as float takes four times it
+        band = pixels[top : top + 256].astype(np.float32) - low
+        band *= np.float32(255 / (high - low))
+        shown[top : top + 256] = np.clip(band, 0, 255).round()
+    return shown
 
 # %% ../nbs/04_dicom.ipynb #230dfc6d
 def dicom_fields(

@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -36,11 +37,11 @@ from . import __version__
 from .answers import LesionAnswer, PatientAnswer, ProblemDocument, model_card
 from .batching import Busy
 from .core import BadInput, MelanomaError
-from .guard import Guard, as_problem, problem_response
+from .guard import Guard, PlainHttp, as_problem, problem_response
 from .observing import json_logs, log
 from .parallel import usable_cpus
 from .service import Looked, Service
-from .uploads import PROBLEMS, Problem
+from .uploads import PROBLEMS, READ, Problem
 
 # %% ../nbs/57_serve.ipynb #c71ad73f
 EXAMPLES = {"lesion-1": (1, False), "lesion-2": (4, True)} | {
@@ -68,9 +69,7 @@ def example_list() -> dict[str, Any]:
 
     def entries(kind: str, alt: str) -> list[dict[str, str]]:
         names = [n for n in EXAMPLES if n.startswith(kind)]
-        return [
-            {"url": f"/examples/{n}.jpg", "alt": alt.format(i + 1)} for i, n in enumerate(names)
-        ]
+        return [{"url": f"examples/{n}.jpg", "alt": alt.format(i + 1)} for i, n in enumerate(names)]
 
     return {
         "note": "Computer drawings of lesions, not photographs of anybody.",
@@ -82,7 +81,7 @@ def example_list() -> dict[str, Any]:
 def _form(fieldname: str, most: int) -> dict[str, Any]:
     "The request body in OpenAPI's words: read by us, not by the framework."
     one = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
-    one["description"] = "JPEG, PNG, WebP, TIFF or BMP."
+    one["description"] = f"{READ}."
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": most}
     schema = {
         "type": "object",
@@ -225,13 +224,16 @@ def make_app(
         data = await asyncio.get_running_loop().run_in_executor(pool, example, name)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "max-age=86400"})
 
+    start = _linked((web / "index.html").read_text(encoding="utf-8"), service.settings.root_path)
+    about = _linked(DOCS, service.settings.root_path)
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(web / "index.html", headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(start, headers={"Cache-Control": "no-cache"})
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(DOCS)
+        return HTMLResponse(about)
 
     add_problem_schema(app)
     app.mount("/static", StaticFiles(directory=web), "static")
@@ -246,16 +248,25 @@ DOCS = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>melanoma: API</title>
-<link rel="icon" href="/static/favicon.svg">
-<link rel="stylesheet" href="/docs-static/swagger-ui.css">
+<link rel="icon" href="static/favicon.svg">
+<link rel="stylesheet" href="docs-static/swagger-ui.css">
 </head>
 <body>
 <main id="docs"></main>
-<script src="/docs-static/swagger-ui-bundle.js"></script>
-<script src="/static/docs.js"></script>
+<script src="docs-static/swagger-ui-bundle.js"></script>
+<script src="static/docs.js"></script>
 </body>
 </html>
 """
+
+
+def _linked(
+    page: str,  # HTML, with relative links
+    root_path: str,  # '' = unknown: whatever stands before the page's own address
+) -> str:
+    "A page whose links hold below a prefix, even where its own address lacks the last slash."
+    link = rf'\1="{root_path}/\2'
+    return re.sub(r'\b(href|src)="((?:static|docs)\b)', link, page) if root_path else page
 
 
 def add_problem_schema(app: FastAPI) -> None:
@@ -288,11 +299,14 @@ def run_server(
     beside: Callable[[], None] | None = None,  # started in a thread when requests can come
 ) -> None:
     "Answer requests until SIGTERM or Ctrl+C; what was accepted is finished first."
+    host = host.removeprefix("[").removesuffix("]")  # as an address of IPv6 stands in a link
     patience = int(service.settings.deadline + service.settings.limits.receive_seconds)
     config = uvicorn.Config(
         make_app(service, beside),
         host,
         port,
+        http=PlainHttp,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -300,19 +314,24 @@ def run_server(
         timeout_graceful_shutdown=patience,
     )
     try:
-        listener = socket.create_server((host, port), family=_family(host), backlog=512)
+        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses, IPv4's too
+        listener = socket.create_server(
+            (host, port), family=_family(host), backlog=512, dualstack_ipv6=both
+        )
     except OSError as error:
+        where = _address(host, port)
         raise BadInput(
-            f"the service cannot listen on {host}:{port}: {error.strerror}. Another port: --port 0."
+            f"the service cannot listen on {where}: {error.strerror}. Another port: --port 0."
         ) from None
     give_memory_back()
     # uvicorn finishes what was accepted and raises the signal again: having stopped is no failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     with listener, json_logs():
-        address = {"host": host, "port": listener.getsockname()[1]}
-        log.info("listening", extra={"fields": address})
+        port = listener.getsockname()[1]
+        url = f"http://{_address(host, port)}{service.settings.root_path}"
+        log.info("listening", extra={"fields": {"host": host, "port": port, "url": url}})
         if sys.stdout.isatty():  # for a person; whoever reads the log gets JSON alone
-            print(f"http://{host}:{address['port']} (Ctrl+C ends it)", flush=True)
+            print(f"{url} (Ctrl+C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
     if service.failure:
         raise MelanomaError(service.failure)
@@ -320,3 +339,7 @@ def run_server(
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

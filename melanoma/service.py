@@ -7,6 +7,7 @@ __all__ = ['Settings', 'read_api_key', 'Service', 'Looked', 'look']
 
 # %% ../nbs/55_service.ipynb #204d2871
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,13 @@ class Settings:
     api_key: str = field(default="", repr=False)  # '' = none is asked for
     runtime: str = "auto"  # auto, openvino or onnxruntime
     precision: str = "auto"  # auto, fp32 or bf16
+    root_path: str = ""  # where a proxy shows the service: /melanoma
 
     def __post_init__(self):
+        parts = [part for part in self.root_path.split("/") if part]
+        if not all(re.fullmatch(r"[\w~-][\w.~-]*", part, re.ASCII) for part in parts):
+            raise BadInput(f"--root-path {self.root_path!r}: a path such as /melanoma is needed.")
+        object.__setattr__(self, "root_path", "".join(f"/{part}" for part in parts))
         limits = self.limits
         for name, value, low, high in (
             ("max-upload-mb", limits.max_upload_mb, 0.01, 1000),

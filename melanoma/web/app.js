@@ -183,10 +183,13 @@ function retryAfter(value) {
   return Number.isFinite(seconds) ? Math.min(Math.max(seconds, 1), 60) : 3;
 }
 
+// the server's addresses, wherever a proxy shows this file: below the folder over it
+const addressOf = (path) => new URL(`../${path}`, import.meta.url).href;
+
 async function get(path) {
   let answer;
   try {
-    answer = await fetch(path, { headers: keyHeader(), cache: 'no-store' });
+    answer = await fetch(addressOf(path), { headers: keyHeader(), cache: 'no-store' });
   } catch {
     throw new Trouble('gone');
   }
@@ -205,7 +208,7 @@ async function json(answer) {
 function post(job, path, form, words) {
   return new Promise((done, fail) => {
     const request = new XMLHttpRequest();
-    request.open('POST', path);
+    request.open('POST', addressOf(path));
     request.setRequestHeader('Accept', 'application/json');
     for (const [name, value] of Object.entries(keyHeader())) request.setRequestHeader(name, value);
     let slow = null;
@@ -254,7 +257,7 @@ async function ask(job, path, form, words) {
       continue;
     }
     if (answer.status === 503) {
-      const awake = await job.unless(get('/readyz'));
+      const awake = await job.unless(get('readyz'));
       if (awake.status === 503) {
         ready = watch();
         continue;
@@ -287,7 +290,7 @@ function untilReady() {
 async function watch() {
   try {
     for (;;) {
-      const answer = await get('/readyz');
+      const answer = await get('readyz');
       if (answer.status !== 503) break;
       const body = await json(answer);
       wakingUp(body.detail || 'The model is being loaded');
@@ -313,7 +316,7 @@ function wakingUp(detail) {
 
 // → the HTTP status; 401 is the caller's to handle
 async function loadModel() {
-  const answer = await get('/v1/model');
+  const answer = await get('v1/model');
   if (answer.ok) {
     state.model = await json(answer);
     showModel();
@@ -486,7 +489,7 @@ async function run(title, work, again) {
 // a connection that breaks while the server is up: it refused to read on
 async function whyGone() {
   try {
-    await get('/readyz');
+    await get('readyz');
     const most = state.model?.limits?.max_upload_mb;
     state.trouble.title = 'The connection broke off';
     state.trouble.text =
@@ -554,7 +557,7 @@ async function sendOne(job) {
   };
   const words = { sending: 'Sending the image', working: 'The model is looking at the image.' };
   try {
-    take(item, await ask(job, `/v1/predict?${query()}`, form, words));
+    take(item, await ask(job, `v1/predict?${query()}`, form, words));
   } catch (trouble) {
     const { status, body } = trouble.answer ?? {};
     if (![413, 415, 422].includes(status)) throw trouble;
@@ -576,7 +579,7 @@ async function sendMany(job) {
       working: `The model is looking at ${plural(sent.length, 'image')}.`,
     };
     try {
-      const body = await ask(job, `/v1/patient?${query()}`, form, words);
+      const body = await ask(job, `v1/patient?${query()}`, form, words);
       if (body.lesions?.length !== sent.length) throw new Trouble('problem', { status: 502 });
       sent.forEach((item, i) => take(item, body.lesions[i]));
       state.context = body.context ?? '';
@@ -788,12 +791,12 @@ function tryExample(mode) {
   const work = async (job) => {
     progress(state.waking ? 'Waiting until the model is ready.' : 'Fetching the drawings.');
     await job.unless(untilReady());
-    const list = await example(job, '/examples').then(json);
+    const list = await example(job, 'examples').then(json);
     const wanted =
       mode === 'one' ? [list.lesions[drawnTurn++ % list.lesions.length]] : list.patient;
     for (const { url, alt } of wanted) {
       const blob = await (await example(job, url)).blob();
-      const name = decodeURIComponent(new URL(url, location.href).pathname.split('/').pop());
+      const name = decodeURIComponent(url.split('/').pop());
       fetched.push([new File([blob], name, { type: blob.type }), { alt, drawn: true }]);
     }
     state.mode = mode;
