@@ -275,7 +275,9 @@ def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
     )  # fmt: skip
     ours = pd.read_csv(root / "output/tiny/predictions.csv")
     there = pd.read_csv(tmp_path / "kernel/working/predictions.csv")
-    assert np.abs(ours["probability"] - there["probability"]).max() < 1e-4  # rounding, one ulp a CPU
+    assert (
+        np.abs(ours["probability"] - there["probability"]).max() < 1e-4
+    )  # rounding, one ulp a CPU
     submission = check_submission(tmp_path / "kernel/working/submission.csv", sample)
     assert submission["image_name"].tolist() == pd.read_csv(sample)["image_name"].tolist()
 

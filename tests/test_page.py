@@ -405,7 +405,9 @@ def test_the_slider_moves_the_numbers_by_bayes_rule(visit, lesions):
 
 def test_a_probability_is_said_as_a_natural_frequency(visit, lesions):
     study = [0.9]
-    visit.answer("**/v1/predict*", lambda a: a.update(study_probability=study[0], study_prevalence=0.02))
+    visit.answer(
+        "**/v1/predict*", lambda a: a.update(study_probability=study[0], study_prevalence=0.02)
+    )
     page = visit.open()
     for study[0], sentence, dots in (
         (0.9999, "Of 100 lesions scored like this, more than 99 were melanomas in", 100),
