@@ -21,6 +21,7 @@ from .images import Preprocessing
 from .inference import fold_headers, mean_probability, mean_rank, within_patient
 from .metrics import delong_test, summary
 from .run import Run
+from .sources import patient_key
 from .store import Store
 from .tables import Source
 
@@ -91,7 +92,7 @@ def blend_table(
     blend["calibrated"] = calibrated.mean(axis=1, skipna=False).where(ok)
     blend = blend.join(voices).reset_index()
     odds = log_odds(np.clip(blend["probability"].to_numpy(), 1e-7, 1 - 1e-7))
-    context = within_patient(blend["patient_id"], odds)
+    context = within_patient(patient_key(blend), odds)
     blend = pd.concat([blend, context], axis=1).assign(status="ok")
     blend.loc[~ok.to_numpy(), "status"] = [_status(row) for _, row in read[~ok].iterrows()]
     return blend
