@@ -131,7 +131,8 @@ def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
     "Any table with an image column: paths absolute or relative to it, with or without suffix."
     path, own = source.root, (source.image_col, source.target_col, source.group_col)
     needed = (source.image_col, *((source.group_col,) if source.group_col else ()))
-    frame = read_csv(path, needed, known=(*own, *COLUMNS), ids=False, text=needed)
+    known = (*own, *(c for c in COLUMNS if c not in ("patient_id", "lesion_id", "split")))
+    frame = read_csv(path, needed, known, ids=False, text=needed)
     headers = list(frame.columns)
     patient = source.group_col or _column_of(path, frame, PATIENT_WORDS, own, "patient")
     patient = patient or _column_of(path, frame, CASE_WORDS, own, "patient")

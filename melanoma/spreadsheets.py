@@ -227,7 +227,7 @@ def _named(head: list[str], columns: tuple[str, ...], known: tuple[str, ...]) ->
     names = [h or f"Unnamed: {i}" for i, h in enumerate(head)]
     for wanted in dict.fromkeys((*columns, *known)):
         near = [i for i, n in enumerate(names) if plain(n) == plain(wanted)]
-        if wanted not in names and len(near) == 1:
+        if plain(wanted) and wanted not in names and len(near) == 1:
             names[near[0]] = wanted
     for i, name in enumerate(names):
         if name in names[:i]:
