@@ -22,6 +22,7 @@ from .images import Preprocessing
 from .inference import fold_headers, mean_rank, mean_score, within_patient
 from .metrics import delong_test, summary
 from .run import Run
+from .sources import patient_key
 from .store import Store
 from .tables import Source
 
@@ -92,7 +93,8 @@ def blend_table(
     blend["probability"] = _pooled(calibrated).where(ok)
     blend = blend.join(voices).reset_index()
     ordered = blend["score" if blend["probability"].isna().all() else "probability"].to_numpy()
-    context = within_patient(blend["patient_id"], log_odds(np.clip(ordered, 1e-7, 1 - 1e-7)))
+    odds = log_odds(np.clip(ordered, 1e-7, 1 - 1e-7))
+    context = within_patient(patient_key(blend), odds)
     blend = pd.concat([blend, context], axis=1).assign(status="ok")
     blend.loc[~ok.to_numpy(), "status"] = [_status(row) for _, row in read[~ok].iterrows()]
     return blend

@@ -19,8 +19,10 @@ from melanoma.options import (
     Force,
     GroupCol,
     ImageCol,
+    ImageDir,
     Missing,
     Parameters,
+    Positive,
     RunName,
     RunNames,
     Sources,
@@ -50,6 +52,8 @@ def prepare(
     image_col: ImageCol = "image_name",
     target_col: TargetCol = "target",
     group_col: GroupCol = "",
+    image_dir: ImageDir = None,
+    positive: Positive = None,
     force: Force = False,
 ) -> None:
     "Decode the sources' images into one memory-mapped store."
@@ -69,6 +73,8 @@ def prepare(
         "image_col": image_col,
         "target_col": target_col,
         "group_col": group_col,
+        "image_dir": str(image_dir.expanduser().absolute()) if image_dir else "",
+        "positive": ",".join(positive or []),
         "force": force,
     }
     run_stage("prepare", values, home.folder / "prepare.ipynb", home.root)
@@ -142,6 +148,8 @@ def predict(
     image_col: ImageCol = "image_name",
     target_col: TargetCol = "target",
     group_col: GroupCol = "",
+    image_dir: ImageDir = None,
+    positive: Positive = None,
     p: Parameters = None,
 ) -> None:
     "Predict with a run's folds, or with several runs; write predictions and a submission."
@@ -165,6 +173,8 @@ def predict(
         "image_col": image_col,
         "target_col": target_col,
         "group_col": group_col,
+        "image_dir": str(image_dir.expanduser().absolute()) if image_dir else "",
+        "positive": ",".join(positive or []),
     } | given_parameters(p)
     run_stage("predict", values, blend_folder(homes) / "predict.ipynb", homes[0].root)
 

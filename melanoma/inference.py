@@ -24,6 +24,7 @@ from .engine import Hardware, predict
 from .images import Preprocessing
 from .model import Classifier, load_checkpoint
 from .run import Run
+from .sources import patient_key
 from .store import Store
 from .views import choose_views, mean_of_views
 from .weights import read_header
@@ -124,13 +125,13 @@ def mean_rank(
 
 # %% ../nbs/40_inference.ipynb #9c0f1ddf
 def within_patient(
-    patient_id: pd.Series,  # missing where not known
+    patient: pd.Series,  # sources.patient_key: ids alone mix two clinics; missing where not known
     logit: np.ndarray,  # (n,), NaN where there is no prediction
 ) -> pd.DataFrame:  # patient_rank (from 1), outlier (robust z; NaN for fewer than 3 lesions)
     "Rank and outlier score of each lesion among its patient's."
     rank, outlier = np.full(len(logit), np.nan), np.full(len(logit), np.nan)
-    scored = pd.Series(np.isfinite(logit), index=patient_id.index)
-    for rows in patient_id[scored].groupby(patient_id).indices.values():
+    scored = pd.Series(np.isfinite(logit), index=patient.index)
+    for rows in patient[scored].groupby(patient).indices.values():
         at = np.flatnonzero(scored)[rows]
         context = patient_context(logit[at])
         rank[at], outlier[at] = context.rank, context.outlier
@@ -148,7 +149,7 @@ def prediction_table(
     frame["score"], frame["probability"] = said.score, said.probability
     for k, logit in sorted(logits.items()):
         frame[f"fold{k}"] = expit(logit)
-    context = within_patient(frame["patient_id"], said.logit)
+    context = within_patient(patient_key(frame), said.logit)
     frame = pd.concat([frame, context], axis=1).assign(status="ok")
     if len(store.rejected):
         lost = store.rejected[["source", "image_name"]].copy()

@@ -34,6 +34,7 @@ EXTRAS = {  # extra → what it is for, and the modules it is known by
     ),
     "dicom": ("DICOM files as a source", ("pydicom", "pylibjpeg")),
     "heic": ("HEIC images", ("pillow_heif",)),
+    "excel": ("Excel workbooks as tables", ("openpyxl",)),
     "fetch": ("melanoma fetch", ("kagglehub", "isic_cli")),
 }
 
