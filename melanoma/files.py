@@ -15,7 +15,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from .core import BadImage, BadTable
 
@@ -132,9 +132,10 @@ def bare(
     name: str,  # of a file, as a table writes it: with folders, backslashes or a suffix, or without
 ) -> str:
     "The name alone."
-    last = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").rsplit("/", 1)[-1]
-    path = PurePosixPath(last)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else last
+    name = name.strip() if name.isascii() else unicodedata.normalize("NFC", name.strip())
+    last = name.replace("\\", "/").rpartition("/")[2]  # a table has 400,000: no pathlib here
+    stem, dot, suffix = last.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in IMAGE_SUFFIXES else last
 
 # %% ../nbs/03_files.ipynb #67563969
 def read_bytes(path: str | Path) -> bytes:

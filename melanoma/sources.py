@@ -93,19 +93,19 @@ class Images(dict[str, str | None]):  # name without suffix → path
 
     def add(self, files: Iterable[Place]) -> None:
         "Take files in, but none whose name is known from an earlier call."
-        new: dict[str, list[str]] = {}
+        new: dict[str, list[tuple[int, str, str]]] = {}  # order, path, stem
         for file in files:
-            wanted = file.suffix.lower() in self.order and not is_clutter(file.name)
-            if wanted and not file.stem.endswith("_superpixels"):
-                new.setdefault(fold(bare(file.name)), []).append(str(file))
+            stem, dot, suffix = file.name.rpartition(".")
+            order = self.order.get(f".{suffix.lower()}")
+            unwanted = is_clutter(file.name) or stem.endswith("_superpixels")
+            if order is not None and not unwanted:
+                new.setdefault(fold(stem), []).append((order, str(file), stem))
         for name in new.keys() - self.folded.keys():
-            # beside a.jpg, a.png is a mask or a copy
-            self.folded[name] = sorted(
-                new[name], key=lambda p: (self.order[Path(p).suffix.lower()], p)
-            )
-            for path in self.folded[name]:
-                if len(self.meant(Path(path).stem)) == 1:
-                    self.setdefault(Path(path).stem, path)
+            alike = sorted(new[name])  # beside a.jpg, a.png is a mask or a copy
+            self.folded[name] = [path for _, path, _ in alike]
+            for _, path, stem in alike:
+                if len(alike) == 1 or len(self.meant(stem)) == 1:
+                    self.setdefault(stem, path)
 
     def meant(self, name: str) -> list[str]:  # one path a place
         "The files that a name may mean; one in the same spelling goes before the others."

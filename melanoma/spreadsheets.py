@@ -13,7 +13,7 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -107,13 +107,12 @@ def separator_of(
     return max(SEPARATORS, key=fit)
 
 
-def _lines(text: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+def _lines(
+    text: str,
+    separator: str,
+    before: int,  # lines that are left out already
+) -> Iterator[tuple[int, list[str]]]:
     "Each row's line number and fields."
-    before = 0
-    if match := re.match(r"sep=(.)\r?\n", text):  # Excel's own first line
-        separator, text, before = match[1], text[match.end() :], 1
-    else:
-        separator = separator_of(text, columns)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = before + 1
     for row in rows:
@@ -121,15 +120,35 @@ def _lines(text: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]
         line = before + rows.line_num + 1
 
 
+def _even(
+    text: str, separator: str, before: int
+) -> tuple[list[str], io.BytesIO, Sequence[int]] | None:
+    "What `_clean` returns, at once, of a table without quotes, empty lines and ragged rows."
+    text = text.replace("\r\n", "\n").rstrip("\n")
+    if '"' in text or "\r" in text:
+        return None
+    head, *rows = text.split("\n")
+    count, blank = head.count(separator), separator + " "
+    if not all(row.count(separator) == count and row.strip(blank) for row in rows):
+        return None
+    names = [_header(h) for h in head.split(separator)]
+    data = io.BytesIO("\n".join(rows).encode())
+    return (names, data, range(before + 2, before + 2 + len(rows))) if all(names) else None
+
+
+def _header(text: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
 def _clean(
     rows: Iterable[tuple[int, list[str]]], where: Any
-) -> tuple[list[str], io.BytesIO, list[int]]:
+) -> tuple[list[str], io.BytesIO, Sequence[int]]:
     "Header, the rows as plain CSV, their line numbers; a ragged row is refused."
     rows = iter(rows)
     head = next((row for _, row in rows if any(map(str.strip, row))), None)
     if head is None:
         raise BadTable(f"{where} is not readable as CSV: it is empty.")
-    head = [unicodedata.normalize("NFC", " ".join(h.split())) for h in head]
+    head = [_header(h) for h in head]
     least = max(i for i, name in enumerate(head, 1) if name)
     data = io.BytesIO()
     text = io.TextIOWrapper(data, "utf-8", newline="", write_through=True)
@@ -184,19 +203,26 @@ def read_csv(
     try:
         data = read_bytes(str(path))
         if zipped(data) or data.startswith(bytes.fromhex("D0CF11E0")):  # Excel's files, old or new
-            rows = _workbook(data, path, columns)
+            separator, found = ",", _clean(_workbook(data, path, columns), path)
         else:
             content = table_text(data, path)
             if re.match(r"\s*<(!doctype|html|\?xml)", content, re.IGNORECASE):
                 raise BadTable(f"{path} is a web page, no table: was its download refused?")
-            rows = _lines(content, columns)
-        head, clean, lines = _clean(rows, path)
+            before = 0
+            if match := re.match(r"sep=(.)\r?\n", content):  # Excel's own first line
+                separator, content, before = match[1], content[match.end() :], 1
+            else:
+                separator = separator_of(content, columns)
+            even = _even(content, separator, before)
+            found = even or _clean(_lines(content, separator, before), path)
+            separator = separator if even else ","
+        head, clean, lines = found
         names = _named(head, columns, known)
         as_text = {*columns[:1], *text}
         kept = (*PATIENT_WORDS, *CASE_WORDS, *LESION_WORDS)
         as_text |= {n for n in names if plain(n) in kept}
         types = {n: str for n in names if n in as_text}
-        frame = pd.read_csv(clean, names=names, dtype=types, low_memory=False)
+        frame = pd.read_csv(clean, sep=separator, names=names, dtype=types, low_memory=False)
     except BadTable:
         raise
     except (ValueError, csv.Error) as error:  # BadImage of read_bytes is one, too
@@ -242,7 +268,10 @@ def _decimal_points(frame: pd.DataFrame, text: set[str]) -> pd.DataFrame:
         if pd.api.types.is_numeric_dtype(frame[column]):
             continue
         values = frame[column].dropna().astype(str).str.strip()
-        if values.str.contains(",").any() and values.str.fullmatch(r"[-+]?\d+(,\d+)?").all():
+        if (
+            values.str.contains(",", regex=False).any()
+            and values.str.fullmatch(r"[-+]?\d+(,\d+)?").all()
+        ):
             frame[column] = pd.to_numeric(values.str.replace(",", ".")).reindex(frame.index)
     return frame
 
