@@ -8,7 +8,7 @@ COPY settings.ini setup.py pyproject.toml README.md ./
 COPY melanoma melanoma
 COPY nbs/pipeline nbs/pipeline
 RUN python -m venv /opt/melanoma \
-    && python -c "import configparser; c = configparser.ConfigParser(delimiters=['=']); c.read('settings.ini'); print(*c['DEFAULT']['serve_requirements'].split(), sep='\n')" > serve.txt \
+    && python -c "import configparser; c = configparser.ConfigParser(delimiters=['=']); c.read('settings.ini'); print(*(x for k in ('serve', 'dicom', 'heic') for x in c['DEFAULT'][k + '_requirements'].split()), sep='\n')" > serve.txt \
     && /opt/melanoma/bin/pip install --no-cache-dir -r serve.txt \
     && /opt/melanoma/bin/pip install --no-cache-dir --no-deps .
 

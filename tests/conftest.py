@@ -1,6 +1,7 @@
 """What the end-to-end tests share: a small drawn data set, a way to call the command line."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,6 +41,34 @@ def succeed(root: Path, *arguments: str, cwd: Path | None = None) -> str:
     done = melanoma(root, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def dicom(pixels: np.ndarray | bytes, syntax: str = "ExplicitVRLittleEndian", **fields) -> bytes:
+    "A DICOM file around an array, or around a compressed picture."
+    uid = pytest.importorskip("pydicom.uid")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    meta.TransferSyntaxUID = getattr(uid, syntax)
+    whole = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    whole.SamplesPerPixel, whole.PhotometricInterpretation = 3, "RGB"
+    whole.PlanarConfiguration = 0
+    whole.BitsAllocated = whole.BitsStored = 8
+    whole.HighBit, whole.PixelRepresentation = 7, 0
+    if isinstance(pixels, bytes):
+        whole.PixelData = encapsulate([pixels])
+        whole["PixelData"].VR = "OB"
+    else:
+        whole.Rows, whole.Columns = pixels.shape[:2]
+        whole.PixelData = pixels.tobytes()
+    for name, value in fields.items():
+        setattr(whole, name, value)
+    buffer = io.BytesIO()
+    whole.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import dicom
 from PIL import Image, ImageCms
 
 from melanoma.build import build_store
@@ -245,34 +246,6 @@ def test_a_profile_for_colour_says_nothing_of_grey():
 
 
 # DICOM
-
-
-def dicom(pixels: np.ndarray | bytes, syntax: str = "ExplicitVRLittleEndian", **fields) -> bytes:
-    "A DICOM file around an array, or around a compressed picture."
-    uid = pytest.importorskip("pydicom.uid")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
-    meta.TransferSyntaxUID = getattr(uid, syntax)
-    whole = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    whole.SamplesPerPixel, whole.PhotometricInterpretation = 3, "RGB"
-    whole.PlanarConfiguration = 0
-    whole.BitsAllocated = whole.BitsStored = 8
-    whole.HighBit, whole.PixelRepresentation = 7, 0
-    if isinstance(pixels, bytes):
-        whole.PixelData = encapsulate([pixels])
-        whole["PixelData"].VR = "OB"
-    else:
-        whole.Rows, whole.Columns = pixels.shape[:2]
-        whole.PixelData = pixels.tobytes()
-    for name, value in fields.items():
-        setattr(whole, name, value)
-    buffer = io.BytesIO()
-    whole.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def test_dicom_pictures_obey_profiles():
