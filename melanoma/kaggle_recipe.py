@@ -113,8 +113,8 @@ def _prepared(home: Run, images: str) -> dict[str, Any]:
         )
     if stored.get("image_dir"):
         raise BadInput(
-            f"run {home.name} takes images from {stored['image_dir']} (--image-dir), which no kernel "
-            "has: put them beside their table and prepare it again."
+            f"run {home.name} takes images from {stored['image_dir']} (--image-dir), which no "
+            "kernel has: put them beside their table and prepare it again."
         )
     known = stage_parameters(stage_notebook("prepare"))
     more = {k: stored[k] for k in known if k in stored and k not in NOT_CARRIED}

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .core import BadInput, read_json, shown
 from .kaggle_inputs import Found, fitting, found_below
@@ -69,18 +70,18 @@ def candidates(wanted: Wanted, found: Found, root: Path) -> list[Path]:
         return named or found_below(root, "*.csv")
     if wanted.kind == "folder":
         named = [p for p in found_below(root, last) if p.is_dir()] if last else []
-        classes = [
-            p for word in ("benign", "malignant", "melanoma") for p in found_below(root, word)
-        ]
-        return named or list(dict.fromkeys(p.parent for p in classes if p.is_dir()))
+        if named:
+            return named
+        classes = [p for word in ("benign", "malignant") for p in found_below(root, word)]
+        return list(dict.fromkeys(p.parent for p in classes if p.is_dir()))
     return found.layouts.get(wanted.kind, [])
 
 
-def _share(wanted: Wanted, path: Path, columns: dict[str, str]) -> float:  # in [0, 1]
+def _share(wanted: Wanted, path: Path, split: str, columns: dict[str, Any]) -> float:  # in [0, 1]
     "How many of the images asked for a candidate has; one that cannot be read has none."
     source = Source(wanted.kind, path, **columns)
     try:
-        have = set(reader_of(source)(source, "all")["image_name"])
+        have = set(reader_of(source)(source, split)["image_name"])
     except BadInput:
         return 0.0
     return sum(name in have for name in wanted.images) / len(wanted.images)
@@ -91,7 +92,8 @@ def find_sources(
     found: Found,  # of find_inputs
     root: Path,  # /kaggle/input
     size: int,  # px of the model's square
-    **columns: str,  # image_col, target_col, group_col of csv
+    split: str = "labelled",  # as the run at home took
+    **columns: Any,  # image_col, target_col, group_col of csv
 ) -> list[Path]:  # one for each source
     "Each source among the inputs; one that is not there, or cannot be told, is refused by name."
     pools = [candidates(w, found, root) for w in wanted]
@@ -106,7 +108,7 @@ def find_sources(
         left = [p for p in pools[i] if p not in chosen.values()]
         alone = sum(w.kind == other.kind for other in wanted) == 1
         if w.images and w.kind != "siim-npy" and (len(left) > 1 or not alone):
-            shares = {p: _share(w, p, columns if w.kind == "csv" else {}) for p in left}
+            shares = {p: _share(w, p, split, columns if w.kind == "csv" else {}) for p in left}
             best = max(shares.values(), default=0.0)
             left = [p for p in left if best and shares[p] == best]
         elif not alone:
