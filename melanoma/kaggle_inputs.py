@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from .competitions import shards_of
 from .config import SIIM_KINDS
 from .core import BadInput, read_json, shown, write_manifest
 from .files import open_container, read_bytes
 from .images import Preprocessing
 from .run import Run, weight_files
-from .shards import shards_of
 from .store import Store
 from .weights import read_header
 

@@ -23,7 +23,7 @@ from .kaggle_sources import read_wanted
 from .pipeline import check_names, stage_notebook, stage_parameters
 from .run import Run
 from .sources import Source
-from .tables import parse_sources
+from .tables import named_path, parse_sources
 
 # %% ../nbs/61_kaggle_recipe.ipynb #24604375
 LONGEST = 50  # characters of a title
@@ -133,7 +133,7 @@ def _sources(stored: Mapping[str, Any]) -> list[Source]:
 
 def _wanted(source: Source, home: Run) -> dict[str, Any]:
     "A source as the recipe names it: no path of this machine, no more than a few images."
-    last = [part for part in source.path.parts if part != "versions" and not part.isdigit()][-2:]
+    last = list(named_path(source.path).parts[-2:])
     last[-1] = re.sub(r"\.zip$", "", last[-1], flags=re.IGNORECASE)
     place = "/".join(last) if source.kind == "csv" else last[-1]
     names: list[str] = []

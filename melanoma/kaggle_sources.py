@@ -17,10 +17,9 @@ from typing import Any
 
 from .core import BadInput, read_json, shown
 from .kaggle_inputs import Found, fitting, found_below
-from .layouts import reader_of
 from .run import Run
 from .sources import Source
-from .tables import parse_sources
+from .tables import parse_sources, reader_of
 
 # %% ../nbs/59_kaggle_sources.ipynb #0b9ae4ce
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _is_named(path: Path, place: str, root: Path) -> bool:
 
 
 def candidates(wanted: Wanted, found: Found, root: Path) -> list[Path]:
-    "What a source may be: folders of its layout; of csv and folder what has its name, or its looks."
+    "Folders of the source's layout; of csv and folder what has its name, or its looks."
     last = wanted.place.rpartition("/")[2]
     if wanted.kind == "csv":
         named = [p for p in found_below(root, last) if p.is_file()] if last else []
@@ -147,7 +146,7 @@ def source_text(
     for w, name in zip(wanted, names, strict=True):
         if name != (w.name or w.kind):
             raise BadInput(
-                f"source {w} would be called {name} here: give its folder the name it has at home."
+                f"source {w} would be called {name} here: its folder needs the name it has at home."
             )
     return "; ".join(texts), extra
 

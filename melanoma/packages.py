@@ -33,6 +33,7 @@ EXTRAS = {  # extra → what it is for, and the modules it is known by
         ("fastapi", "uvicorn", "multipart", "prometheus_client", "fastapi_offline"),
     ),
     "dicom": ("DICOM files as a source", ("pydicom", "pylibjpeg")),
+    "hdf5": ("ISIC 2024's HDF5 files", ("h5py",)),
     "fetch": ("melanoma fetch", ("kagglehub", "isic_cli")),
 }
 
