@@ -225,7 +225,7 @@ def _labels_2024(
 def _images_2024(names: pd.Series, root: Place, part: str, source: Source) -> pd.Series:
     "Paths from the folders, and from the HDF5 file for what they lack."
     folders = [root / f"{part}-image" / "image", root / f"{part}-image", root / "images", root]
-    paths = names.map(index_images(folders))
+    paths = names.map(index_images(folders)).astype("string")
     packed = root / f"{part}-image.hdf5"
     if paths.isna().any() and packed.is_file():
         if not isinstance(packed, Path):
@@ -233,7 +233,7 @@ def _images_2024(names: pd.Series, root: Place, part: str, source: Source) -> pd
                 f"{source.path}: {packed.name} inside an archive cannot be read: unpack it."
             )
         inside = {n.removesuffix(".jpg"): f"{packed}/{n}" for n in open_container(packed).names()}
-        paths = paths.fillna(names.map(inside))
+        paths = paths.fillna(names.map(inside).astype("string"))
     if paths.isna().all():
         tried = [f"{part}-image/image/", f"{part}-image/", "images/", packed.name]
         raise BadTable(

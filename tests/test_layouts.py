@@ -1,5 +1,5 @@
 """Layouts that come as one file or in the archive's own tables: ISIC 2018 and 2024, the ISIC
-Archive's metadata, Deotte's TFRecords. Inputs are drawn here; real ones where MELANOMA_DATA is set."""
+Archive's metadata, Deotte's TFRecords. Inputs are drawn; real ones where MELANOMA_DATA is set."""
 
 import io
 import multiprocessing
