@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-EXTRAS = ("dicom", "heic", "excel", "fetch", "serve", "export", "kaggle", "docs")
+EXTRAS = ("dicom", "heic", "excel", "hdf5", "fetch", "serve", "export", "kaggle", "docs")
 NOTEBOOKS = {"stages": "pipeline", "kernels": "kaggle"}  # folder in the package: in nbs/
 
 

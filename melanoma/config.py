@@ -70,7 +70,8 @@ class TrainConfig:
 
 SIIM_KINDS = ("siim2020", "deotte", "siim-npy")  # layouts of the competition's images
 KINDS = (  # of sources, as in --source KIND=PATH
-    "siim2020", "siim-npy", "ham10000", "isic2017", "isic2019", "deotte", "dicom", "csv", "folder",
+    "siim2020", "siim-npy", "ham10000", "isic2017", "isic2018", "isic2019", "isic2024", "deotte",
+    "dicom", "csv", "folder",
 )  # fmt: skip
 VIEWS = {"none": 1, "light": 4, "strong": 8}  # of the square's 8, those that a policy trains on
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(TrainConfig)}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from .core import BadInput, MelanomaError, atomic_path
+from .isic_archive import archive_labels, archive_sites
 
 # %% ../nbs/63_fetch.ipynb #ff0486a4
 KAGGLE_TOKEN = (
@@ -75,13 +76,12 @@ def isic_labels(
             "the archive's metadata has no isic_id or no diagnosis_1: are these images public and "
             f"diagnosed? It has: {', '.join(metadata.columns)}."
         )
-    tree = metadata.filter(regex=r"^diagnosis_\d").astype("string").fillna("")
-    melanoma = tree.apply(lambda level: level.str.contains("melanoma", case=False)).any(axis=1)
-    known = metadata["diagnosis_1"].isin(["Benign", "Malignant"])
-    names = {"isic_id": "image_name", "anatom_site_general": "anatom_site"}
-    frame = metadata.rename(columns=names).assign(
-        target=melanoma.astype(int),
-        diagnosis=tree.apply(lambda row: next((v for v in row[::-1] if v), None), axis=1),
+    labels = archive_labels(metadata)
+    known = labels["target"] >= 0
+    frame = metadata.rename(columns={"isic_id": "image_name"}).assign(
+        target=labels["target"],
+        diagnosis=labels["diagnosis"],
+        anatom_site=archive_sites(metadata, "isic"),
     )
     wanted = ["image_name", "target", "patient_id", "lesion_id", "sex", "age_approx",
               "anatom_site", "diagnosis", "attribution", "copyright_license"]  # fmt: skip

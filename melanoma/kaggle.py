@@ -20,6 +20,7 @@ from typing import Any
 from .config import VIEWS, check_names, typed
 from .core import BadInput, read_json, write_json
 from melanoma.kaggle_recipe import (
+    COMPETITIONS,
     SESSION,
     TEST_IMAGES,
     arch_of,
@@ -27,6 +28,7 @@ from melanoma.kaggle_recipe import (
     check_username,
     datasets_of,
     hours_on_cpu,
+    kinds_of,
     recipe_of,
     slug_of,
 )
@@ -68,6 +70,7 @@ def write_kernel(
     gpu: bool,
     datasets: list[str],
     kernels: list[str],  # whose output it reads
+    competitions: Iterable[str] = (),  # beside the one that is submitted to
 ) -> None:
     "One kernel's folder, as `kaggle kernels push` takes it."
     template = shipped_notebook("kernels", "kaggle", name)
@@ -90,7 +93,7 @@ def write_kernel(
         "enable_gpu": gpu,
         "enable_internet": False,
         "dataset_sources": datasets,
-        "competition_sources": [COMPETITION],
+        "competition_sources": [COMPETITION, *competitions],
         "kernel_sources": kernels,
         "model_sources": [],
     }
@@ -126,7 +129,7 @@ def write_dataset(
         shutil.copyfile(path, target)
     needed = [f"melanoma=={distribution('melanoma').version}"]
     needed += [f"{name}=={version}" for name, version in packages.items()]
-    bundle = {"run": home.name, "packages": needed, "trained_on": recipe["kinds"].split(",")}
+    bundle = {"run": home.name, "packages": needed, "trained_on": kinds_of(recipe)}
     write_json(folder / BUNDLE, bundle)
     drawn = (home.store / "manifest.json").exists() and only_drawings(home)
     write_json(
@@ -255,6 +258,7 @@ def build_kaggle(
             write_kernel(
                 partial / f"train-fold{k}", "train", slug_of(home.name, f"fold {k}"), username,
                 values, True, [own, *datasets_of(recipe, True, extra)], [],
+                [COMPETITIONS[kind] for kind in kinds_of(recipe) if kind in COMPETITIONS],
             )  # fmt: skip
         sources = [f"{username}/{slug_of(home.name, f'fold {k}')}" for k in kernels]
         write_kernel(
@@ -288,5 +292,6 @@ def recipe_for_inference(home: Run) -> dict[str, Any]:
         sizes = ",".join(map(str, stored["sizes"]))
     else:
         sizes = "256"
-    recipe = {"kinds": ",".join(kinds), "sizes": sizes, "training": "{}", "pretrained": "none"}
+    sources = json.dumps([{"kind": kind} for kind in dict.fromkeys(kinds)])
+    recipe = {"sources": sources, "sizes": sizes, "training": "{}", "pretrained": "none"}
     return recipe | {"n_folds": 0}

@@ -9,6 +9,7 @@ __all__ = ['DEPTH', 'ARRAY', 'Found', 'columns_of', 'holds_pictures', 'layout_of
 
 # %% ../nbs/39_kaggle_inputs.ipynb #3f1aa1c9
 import csv
+import io
 import os
 import re
 import shutil
@@ -18,8 +19,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from .competitions import shards_of
 from .config import SIIM_KINDS
 from .core import BadInput, read_json, shown, write_manifest
+from .files import open_container, read_bytes
 from .images import Preprocessing
 from .oof import oof_table
 from .run import Run, weight_files
@@ -68,8 +71,14 @@ def layout_of(
         return "ham10000"
     if any(re.fullmatch(r"ISIC-2017_\w+_Part3_GroundTruth.csv", name) for name in names):
         return "isic2017"
+    if any(name.startswith("ISIC2018_Task3_") for name in names):
+        return "isic2018"
     if "ISIC_2019_Training_GroundTruth.csv" in names:
         return "isic2019"
+    if names & {"train-metadata.csv", "test-metadata.csv"}:
+        return "isic2024"
+    if any(name.endswith(".tfrec") for name in names):
+        return "deotte"
     if any(name.startswith("train_malig_") for name in names):
         return "deotte"
     table = next((n for n in ("train.csv", "test.csv") if n in names), "")
@@ -117,6 +126,11 @@ def side_of(folder: Path) -> int:  # px, the shorter side
             if path:
                 with Image.open(path) as image:
                     return min(image.size)
+    for shard in shards_of(folder)[:1]:
+        names = open_container(shard).names()
+        if names:
+            with Image.open(io.BytesIO(read_bytes(f"{shard}/{names[0]}"))) as image:
+                return min(image.size)
     return 0
 
 
@@ -131,7 +145,8 @@ def fitting(
         if not folders:
             raise BadInput(f"no array of {size} px (x_test_{size}.npy) is attached.")
     if kind in SIIM_KINDS and len(folders) > 1:  # jpeg-isic2019 is no copy of the competition's
-        folders = [p for p in folders if (p / "test.csv").is_file()] or folders
+        tested = [p for p in folders if (p / "test.csv").is_file() or any(p.glob("test*.tfrec"))]
+        folders = tested or folders
     if kind == "deotte" and len(folders) > 1:
         sides = {p: side_of(p) for p in folders}
         enough = [s for s in sides.values() if s >= size]

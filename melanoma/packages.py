@@ -35,6 +35,7 @@ EXTRAS = {  # extra → what it is for, and the modules it is known by
     "dicom": ("DICOM files as a source", ("pydicom", "pylibjpeg")),
     "heic": ("HEIC images", ("pillow_heif",)),
     "excel": ("Excel workbooks as tables", ("openpyxl",)),
+    "hdf5": ("ISIC 2024's HDF5 files", ("h5py",)),
     "fetch": ("melanoma fetch", ("kagglehub", "isic_cli")),
 }
 

@@ -76,11 +76,6 @@ def read_deotte(source: Source, split: str) -> pd.DataFrame:
             anatom_site=frame.get("anatom_site_general_challenge"),
             split="train",
         )
-    elif not (root / "train.csv").is_file() and any(p.suffix == ".tfrec" for p in _files(root)):
-        raise BadTable(
-            f"{source.path} holds TFRecords: take Deotte's JPEGs of the same images, "
-            "cdeotte/jpeg-melanoma-512x512 and the like."
-        )
     else:
         frame = read_siim(source, split, files, patients=False)
     if "tfrecord" not in frame and split != "test":

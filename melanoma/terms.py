@@ -55,6 +55,8 @@ class DataSet:
 _SIIM = "[Rotemberg et al. 2021](https://doi.org/10.1038/s41597-021-00815-z)"
 _HAM = "[Tschandl et al. 2018](https://doi.org/10.1038/sdata.2018.161)"
 _ISIC2017 = "[Codella et al. 2018](https://doi.org/10.1109/ISBI.2018.8363547)"
+_ISIC2018 = f"[Codella et al. 2019](https://arxiv.org/abs/1902.03368), {_HAM}"
+_ISIC2024 = "[Kurtansky et al. 2024](https://doi.org/10.1038/s41597-024-03743-w)"
 _ISIC2019 = f"[Combalia et al. 2019](https://arxiv.org/abs/1908.02288), {_HAM}, {_ISIC2017}"
 KNOWN = {
     "siim2020": DataSet("SIIM-ISIC 2020", "CC BY-NC 4.0", _SIIM, "siim-isic-2020", NC),
@@ -70,6 +72,8 @@ KNOWN = {
     "isic2017": DataSet(
         "ISIC 2017", "ISIC: not for commerce, with attribution", _ISIC2017, "isic-2017", NC
     ),
+    "isic2018": DataSet("ISIC 2018", "CC BY-NC 4.0", _ISIC2018, "isic-2018", NC),
+    "isic2024": DataSet("ISIC 2024 (SLICE-3D)", "CC BY-NC 4.0", _ISIC2024, "isic-2024", NC),
     "isic2019": DataSet("ISIC 2019", "CC BY-NC 4.0", _ISIC2019, "isic-2019", NC),
     "dicom": DataSet("DICOM files"),
     "csv": DataSet("a table of images"),

@@ -94,11 +94,16 @@ def open_fold(run: Run, config: TrainConfig) -> FoldData:
 def keep_state(
     run: Run, config: TrainConfig, ticket: str
 ) -> Callable[[dict[str, Any]], None]:  # an on_epoch of engine.fit
-    "A callback that writes the state after every epoch."
+    "A callback that writes the state after every epoch, and the history for people to look at."
+    folder = run.fold(config.fold)
 
     def on_epoch(state: dict[str, Any]) -> None:
         with atomic_path(run.fold_last(config.fold)) as temporary:
             torch.save(state | {"ticket": ticket}, temporary)
+        if not (folder / "manifest.json").exists():  # else history.csv is that of a finished fold
+            with atomic_path(folder / "history.csv") as temporary:
+                table = pd.DataFrame(state["history"])
+                table.to_csv(temporary, index=False, lineterminator="\n")
 
     return on_epoch
 

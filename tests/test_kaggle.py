@@ -3,6 +3,7 @@
 The environment is a virtual environment that links those installed packages that Kaggle's image
 holds; what the kernel installs comes from the data set that `melanoma kaggle build` wrote."""
 
+import contextlib
 import functools
 import json
 import os
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,18 +21,22 @@ import cv2
 import numpy as np
 import pandas as pd
 import papermill
+import psutil
 import pytest
-from conftest import REPOSITORY, melanoma, succeed
+import torch
+from conftest import REPOSITORY, TINY, melanoma, succeed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from melanoma.core import BadInput, read_json
+from melanoma.core import BadInput, read_json, write_json
 from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle
-from melanoma.kaggle_inputs import find_weights
+from melanoma.kaggle_inputs import find_inputs, find_weights
 from melanoma.kaggle_recipe import recipe_of, slug_of
+from melanoma.kaggle_sources import find_sources, read_wanted, source_text
 from melanoma.pipeline import stage_parameters
 from melanoma.run import Run
 from melanoma.submission import check_submission
+from melanoma.tables import lesion_table, parse_sources
 from melanoma.wheels import kaggle_image, needs_of, satisfies
 
 GIGABYTES = 16
@@ -131,7 +138,10 @@ LAYOUTS = {
 }
 
 
-def attach(root: Path, layout: str, drawn: Path, bundle: Path) -> Path:
+Places = dict[str, Callable[[Path, Path], None]]  # below /kaggle/input → what draws it
+
+
+def attach(root: Path, places: Places, drawn: Path, bundle: Path) -> Path:
     "A look-alike of /kaggle/input; a data set's folders travel as archives and are unpacked there."
     for part in bundle.iterdir():
         if part.is_dir():
@@ -140,7 +150,7 @@ def attach(root: Path, layout: str, drawn: Path, bundle: Path) -> Path:
         elif part.name != "dataset-metadata.json":  # which the client reads and does not upload
             (root / "any-name-at-all").mkdir(parents=True, exist_ok=True)
             shutil.copy(part, root / "any-name-at-all")
-    for place, make in LAYOUTS[layout].items():
+    for place, make in places.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         make(root / place, drawn)
     return root
@@ -185,13 +195,13 @@ RUNNER = textwrap.dedent(
 ).replace("GIGABYTES", str(GIGABYTES))
 
 
-def run_kernel(
+def start_kernel(
     python: Path,  # of a fresh copy of the image
     kernel: Path,  # a folder with kernel-metadata.json
     inputs: Path,
     working: Path,  # the kernel's output
-) -> str:  # what it printed
-    "Run a kernel's notebook from top to bottom as Kaggle does."
+) -> subprocess.Popen:
+    "Start a kernel's notebook as Kaggle does."
     working.mkdir(parents=True)
     metadata = read_json(kernel / "kernel-metadata.json")
     values = {"input_folder": str(inputs), "working_folder": str(working)}
@@ -201,14 +211,20 @@ def run_kernel(
     notebook, done = kernel / metadata["code_file"], working.parent / "done.ipynb"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MELANOMA"))}
     environment |= {"PATH": f"{python.parent}:{os.environ['PATH']}", "HOME": str(working.parent)}
-    ended = subprocess.run(
+    return subprocess.Popen(
         [*isolation(), python, runner, notebook, done, inputs, json.dumps(values)],
-        capture_output=True, text=True, env=environment, cwd=working,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=working,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    assert "input: Read-only file system" in ended.stdout
-    assert "network: Network is unreachable" in ended.stdout
-    return ended.stdout
+
+
+def run_kernel(python: Path, kernel: Path, inputs: Path, working: Path) -> str:
+    "Run a kernel's notebook from top to bottom; what it printed."
+    process = start_kernel(python, kernel, inputs, working)
+    said, error = process.communicate()
+    assert process.returncode == 0, said[-3000:] + error[-3000:]
+    assert "input: Read-only file system" in said
+    assert "network: Network is unreachable" in said
+    return said
 
 
 def image_copy(python: Path, folder: Path) -> Path:
@@ -228,7 +244,7 @@ def test_a_fold_is_trained_and_submitted_from_every_layout(kaggle_python, drawn,
         given = {"arch": "resnet10t", "pretrained": "none", "size": 32, "epochs": 1}
         build_kaggle(home, "Somebody", [1], given=given | {"batch_size": 16}, images=layout)
         built = home.folder / "kaggle"
-        inputs = attach(root / "input", layout, drawn, built / "dataset")
+        inputs = attach(root / "input", LAYOUTS[layout], drawn, built / "dataset")
         python = image_copy(kaggle_python, root / "train-image")
         run_kernel(python, built / "train-fold1", inputs, root / "train" / "working")
         # the training kernel's output is a source of the inference kernel
@@ -266,7 +282,7 @@ def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
     assert "kaggle datasets create -p output/tiny/kaggle/dataset --dir-mode zip" in said
     assert "10,982 test images take the model about" in said
     built = root / "output" / "tiny" / "kaggle"
-    inputs = attach(tmp_path / "input", "siim2020", drawn, built / "dataset")
+    inputs = attach(tmp_path / "input", LAYOUTS["siim2020"], drawn, built / "dataset")
     run_kernel(kaggle_python, built / "inference", inputs, tmp_path / "kernel" / "working")
     sample = drawn / "sample_submission.csv"
     succeed(
@@ -282,12 +298,173 @@ def test_a_run_of_home_predicts_on_kaggle_what_it_predicts_at_home(
     assert submission["image_name"].tolist() == pd.read_csv(sample)["image_name"].tolist()
 
 
+def half_of_deotte(folder: Path, drawn: Path, half: int) -> None:
+    "Every other patient as one of Deotte's sets."
+    deotte(folder, drawn)
+    table = pd.read_csv(folder / "train.csv")
+    mine = table["patient_id"].rank(method="dense").astype(int) % 2 == half
+    for name in table.loc[~mine, "image_name"]:
+        (folder / "train" / f"{name}.jpg").unlink()
+    table[mine].to_csv(folder / "train.csv", index=False)
+    if half:  # images of elsewhere: nothing to predict
+        shutil.rmtree(folder / "test")
+        (folder / "test.csv").unlink()
+        (folder / "sample_submission.csv").unlink()
+
+
+@pytest.fixture(scope="module")
+def two_sets(drawn, tmp_path_factory) -> Path:
+    "A project whose run `both` has two of Deotte's sets, one of them for training only."
+    root = tmp_path_factory.mktemp("two-sets")
+    for half, name in enumerate(("jpeg-melanoma-64x64", "jpeg-isic2019-64x64")):
+        half_of_deotte(root / "data" / name, drawn, half)
+    sources = [f"deotte=data/{p.name}" for p in sorted((root / "data").iterdir())]
+    given = [word for source in sources for word in ("--source", source)]
+    extra = ["--train-only", "deotte-jpeg-isic2019-64x64"]
+    succeed(root, "prepare", "--run", "both", "--size", "32", *given, *extra)
+    succeed(root, "folds", "--run", "both", "--n-folds", "2")
+    training = [*TINY, "-p", "batch_size", "4", "-p", "epochs", "4", "-p", "device", "cpu"]
+    words = ["--username", "me", "--fold", "1", *training]
+    succeed(root, "kaggle", "build", "--run", "both", *words)
+    return root
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    "As a session's end does: the runner, the kernel and the stage's kernel at once."
+    parent = psutil.Process(process.pid)
+    for one in [*parent.children(recursive=True), parent]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.communicate()
+
+
+def test_a_session_that_ends_in_epoch_2_goes_on_in_the_next(
+    kaggle_python, two_sets, drawn, tmp_path
+):
+    isolation()
+    built = two_sets / "output" / "both" / "kaggle"
+    places = {  # the second under a name of somebody else's: told by its images
+        "jpeg-melanoma-64x64": functools.partial(half_of_deotte, half=0),
+        "datasets/somebody/external": functools.partial(half_of_deotte, half=1),
+    }
+    inputs = attach(tmp_path / "input", places, drawn, built / "dataset")
+    first = tmp_path / "first" / "working"
+    python = image_copy(kaggle_python, tmp_path / "first-image")
+    process = start_kernel(python, built / "train-fold1", inputs, first)
+    state_file = first / "weights" / "both" / "fold1.last.pt"
+    while not state_file.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    kill_all(process)
+    state = torch.load(state_file, weights_only=True)
+    done = len(state["history"])
+    assert 1 <= done < 4
+    assert len(pd.read_csv(first / "output/both/fold1/history.csv")) in (done - 1, done)
+    assert [p.name for p in state_file.parent.glob("[!.]*")] == ["fold1.last.pt"]
+    split = (two_sets / "output/both/folds.csv").read_bytes()
+    assert (first / "output/both/folds.csv").read_bytes() == split
+
+    # the next session: what the first one left is attached, all inputs lie elsewhere
+    again = tmp_path / "elsewhere" / "input"
+    shutil.copytree(inputs, again)
+    output = again / "notebooks" / "me" / slug_of("both", "fold 1")
+    shutil.copytree(first, output, ignore=shutil.ignore_patterns("kernel-ipc-*"))  # sockets
+    second = tmp_path / "second" / "working"
+    python = image_copy(kaggle_python, tmp_path / "second-image")
+    said = run_kernel(python, built / "train-fold1", again, second)
+    assert f"fold 1: {done} epochs of an earlier session" in said
+    assert f"going on behind epoch {done} of 4" in said
+    history = pd.read_csv(second / "output/both/fold1/history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    before = pd.DataFrame(state["history"])
+    assert np.allclose(history["train_loss"][:done], before["train_loss"], atol=1e-12)
+    assert [p.name for p in (second / "weights/both").iterdir()] == ["fold1.safetensors"]
+    oof = pd.read_csv(second / "output/both/fold1/oof.csv")
+    folds = pd.read_csv(two_sets / "output/both/folds.csv")
+    assert set(oof["source"]) == {"deotte-jpeg-melanoma-64x64"}
+    assert set(oof["image_name"]) == set(folds.loc[folds["fold"] == 1, "image_name"])
+    extra = folds[folds["source"] == "deotte-jpeg-isic2019-64x64"]
+    assert len(extra) and (extra["fold"] == -1).all()
+
+
 # building
+
+
+def test_the_recipe_names_each_source(two_sets):
+    training = kernel_parameters(two_sets / "output/both/kaggle", "train-fold1")
+    melanoma, external = sorted(json.loads(training["sources"]), key=lambda s: s["train_only"])
+    assert melanoma["name"] == "deotte-jpeg-melanoma-64x64" and not melanoma["train_only"]
+    assert external["place"] == "jpeg-isic2019-64x64" and external["train_only"]
+    assert str(two_sets) not in training["sources"]  # no path of this machine
+    metadata = read_json(two_sets / "output/both/kaggle/train-fold1/kernel-metadata.json")
+    assert {"cdeotte/jpeg-isic2019-64x64", "cdeotte/jpeg-melanoma-128x128"} <= set(
+        metadata["dataset_sources"]
+    )
+
+
+def test_a_source_that_is_not_attached_is_refused_by_name(two_sets, drawn, tmp_path):
+    recipe = recipe_of(Run.named("both", two_sets), {})
+    half_of_deotte(tmp_path / "input" / "jpeg-melanoma-64x64", drawn, 0)
+    wanted = read_wanted(recipe["sources"])
+    with pytest.raises(BadInput, match="deotte-jpeg-isic2019-64x64 .* is not attached"):
+        find_sources(wanted, find_inputs(tmp_path / "input"), tmp_path / "input", 32)
+    # a set of another's images beside it is not taken for it
+    half_of_deotte(tmp_path / "input" / "other", drawn, 0)
+    with pytest.raises(BadInput, match="cannot be told"):
+        find_sources(wanted, find_inputs(tmp_path / "input"), tmp_path / "input", 32)
+
+
+def test_two_tables_and_two_folders_keep_their_names_in_a_kernel(drawn, tmp_path):
+    names = pd.read_csv(drawn / "train.csv")["image_name"]
+    for folder, part in (("north", names[:4]), ("south", names[4:8])):
+        place = tmp_path / "home" / folder
+        place.mkdir(parents=True)
+        for name in part:
+            shutil.copy(drawn / "jpeg" / "train" / f"{name}.jpg", place)
+        pd.DataFrame({"image_name": part, "target": [0, 1, 0, 1]}).to_csv(
+            place / "labels.csv", index=False
+        )
+    for clinic in ("a.b", "c"):
+        for label, name in (("benign", names[8]), ("malignant", names[9])):
+            place = tmp_path / "home" / clinic / label
+            place.mkdir(parents=True)
+            shutil.copy(drawn / "jpeg" / "train" / f"{name}.jpg", place / f"{clinic}{name}.jpg")
+    at_home = tmp_path / "home"
+    text = (
+        f"csv={at_home / 'north/labels.csv'}; csv={at_home / 'south/labels.csv'}; "
+        f"folder={at_home / 'a.b'}; folder={at_home / 'c'}"
+    )
+    sources = parse_sources(text, "folder,csv-south-labels")
+    table = lesion_table(sources)
+    run = Run.named("mixed", tmp_path / "project")
+    write_json(
+        run.store / "manifest.json",
+        {
+            "parameters": {
+                "sources": text.split("; "), "sizes": [32], "square": "squash",
+                "decode": "reduced", "train_only": "folder,csv-south-labels",
+            }
+        },
+    )  # fmt: skip
+    table.to_parquet(run.store / "table.parquet")
+    wanted = read_wanted(recipe_of(run, {})["sources"])
+    shutil.copytree(at_home, tmp_path / "input" / "my-own-set")
+    found = find_inputs(tmp_path / "input")
+    paths = find_sources(wanted, found, tmp_path / "input", 32)
+    given, extra = source_text(wanted, paths, tmp_path / "scratch")
+    there = lesion_table(parse_sources(given, extra))
+    columns = ["source", "image_name", "target", "train_only"]
+    assert there[columns].equals(table[columns])
+    assert there.groupby("source")["train_only"].first().to_dict() == {
+        "csv-north-labels": False, "csv-south-labels": True, "folder-a": True, "folder-c": True,
+    }  # fmt: skip
 
 
 def test_a_training_kernel_takes_the_recipe_of_home(trained):
     recipe = recipe_of(Run.named("tiny", trained), {"lr": "1e-3"})
-    assert recipe["kinds"] == "siim2020" and recipe["sizes"] == "32" and recipe["n_folds"] == 2
+    (source,) = read_wanted(recipe["sources"])
+    assert (source.kind, source.name, source.train_only) == ("siim2020", "siim2020", False)
+    assert recipe["sizes"] == "32" and recipe["n_folds"] == 2
     training = json.loads(recipe["training"])
     assert training["arch"] == "resnet10t" and training["lr"] == 1e-3 and training["epochs"] == 2
     assert recipe["pretrained"] == "none"
