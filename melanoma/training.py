@@ -118,7 +118,8 @@ def train_fold(
     "Train one fold, score the held-out part once, write weights, history, OOF and manifest."
     data = data or open_fold(run, config)
     if model is None:
-        model, origin = create_model(config.arch, config.pretrained, config.seed)
+        size = data.store.preprocessing.size
+        model, origin = create_model(config.arch, config.pretrained, config.seed, size)
     hardware = choose_hardware(config.device, config.precision, config.workers, model)
     print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.arch} from {origin}")
     train_targets = data.targets[data.rows["train"]]
