@@ -40,14 +40,16 @@ class Scored:
     distance: np.ndarray  # float32 (n,), from the training images; NaN where it is not known
 
     def __getitem__(self, rows: slice) -> "Scored":
-        values = (getattr(self, name) for name in OUTPUTS)
-        return Scored(*(None if value is None else value[rows] for value in values))
+        values = {name: getattr(self, name) for name in OUTPUTS}
+        return Scored.named({k: v[rows] for k, v in values.items() if v is not None})
 
     @classmethod
     def joined(cls, parts: "list[Scored]") -> "Scored":
         "Batches one after another."
-        lists = ([getattr(part, name) for part in parts] for name in OUTPUTS)
-        return cls(*(None if any(v is None for v in vs) else np.concatenate(vs) for vs in lists))
+        lists = {name: [getattr(part, name) for part in parts] for name in OUTPUTS}
+        return cls.named(
+            {k: np.concatenate(v) for k, v in lists.items() if all(x is not None for x in v)}
+        )
 
     @classmethod
     def named(cls, outputs: dict[str, np.ndarray]) -> "Scored":

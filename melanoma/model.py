@@ -23,6 +23,7 @@ from melanoma.weights import (
     COUNTER,
     HUB,
     KNOWN_FILES,
+    RELEASES,
     local_weights,
     match_tensors,
     read_header,
@@ -121,14 +122,13 @@ def _download(arch: str) -> tuple[dict[str, torch.Tensor], str]:  # tensors, and
     import pretrainedmodels
 
     old = pretrainedmodels.models.senet.pretrained_settings[arch]["imagenet"]["url"]
-    release = timm.get_pretrained_cfg("legacy_seresnext50_32x4d").url
     failed = []
     for repository, revision in HUB[arch]:
         try:
             return _from_hub(repository, revision), repository
         except Exception as error:  # no network, no such repository: each library has its own
             failed.append(f"{repository}: {_reason(error)}")
-    for url in (release, old):
+    for url in (RELEASES[arch], old):
         try:
             return _from_url(url), url
         except Exception as error:
