@@ -182,7 +182,10 @@ def resolve(arch: str) -> TimmName:
             f"arch {arch!r} is not known to pretrainedmodels or timm"
             + (f"; similar: {', '.join(near)}." if near else ".")
         )
-    known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    try:
+        known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    except RuntimeError as error:  # the tag behind the point
+        raise BadInput(f"arch {arch!r} cannot be built: {error}") from None
     return TimmName(arch, {}, known.to_dict() if known else {})
 
 

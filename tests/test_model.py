@@ -488,6 +488,49 @@ def test_a_file_that_the_hub_does_not_describe_is_refused_and_the_error_names_th
     assert said.index("f3651bad") < said.rindex("a260b3a4.pth: ")
 
 
+def default_line(monkeypatch, endpoint: str) -> tuple[str, list]:
+    "What the doctor says of the default's weights, and its findings."
+    from melanoma.doctor import Report, look_at_weights
+
+    for name in ("HF_HUB_OFFLINE", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    report = Report()
+    look_at_weights(report, Path(os.environ["MELANOMA_ROOT"]))
+    line = report.facts["weights"].splitlines()[-1]
+    assert line.startswith(f"{DEFAULT}, the default: ")
+    return line, report.findings
+
+
+def test_the_doctor_says_whether_the_defaults_weights_are_to_be_had(alone, of_2018, monkeypatch):
+    line, findings = default_line(monkeypatch, "http://127.0.0.1:9")
+    assert "not here" in line and "neither here nor to be had" in findings[-1].what
+    assert "tf_efficientnet_lite0" in findings[-1].fix and "a260b3a4.pth" in findings[-1].fix
+    hub = Hub({})
+    try:
+        line, findings = default_line(monkeypatch, f"http://127.0.0.1:{hub.server_address[1]}")
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    assert line.endswith("not here; to be downloaded at the first use") and not findings
+    path = named_by_hash(alone / "project" / "weights", dumped(of_2018))
+    line, findings = default_line(monkeypatch, "http://127.0.0.1:9")
+    assert line.endswith(path.name) and not findings
+    path.write_bytes(b"half a file")
+    line, findings = default_line(monkeypatch, "http://127.0.0.1:9")
+    assert "damaged" in line and findings[-1].essential and str(path) in findings[-1].fix
+
+
+def test_a_kernel_without_internet_cannot_look_a_hubs_name_up(tmp_path):
+    from melanoma.kaggle_recipe import check_start
+
+    (tmp_path / "a.pth").touch()
+    assert check_start(DEFAULT, "auto") is None
+    assert check_start("vit_tiny_patch16_224", str(tmp_path / "a.pth")) == tmp_path / "a.pth"
+    with pytest.raises(BadInput, match="hf-hub:timm/resnet18.*timm's own name"):
+        check_start("hf-hub:timm/resnet18", str(tmp_path / "a.pth"))
+
+
 # ---- the loss
 
 
