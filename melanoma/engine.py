@@ -48,6 +48,10 @@ class Hardware:
         kind = self.device.split(":")[0]
         return torch.autocast(kind, dtype=dtype, enabled=self.precision != "fp32")
 
+    def scaler(self) -> torch.amp.GradScaler:
+        "Gradient scaling for fp16; for other precisions it does nothing."
+        return torch.amp.GradScaler(self.device.split(":")[0], enabled=self.precision == "fp16")
+
     def place(self, model: Classifier) -> Classifier:
         "The model on the device, in its memory layout."
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -254,7 +258,7 @@ def fit(
     model = hardware.place(model)
     optimizer = make_optimizer(model, config)
     schedule, stepped_by = make_schedule(optimizer, config, config.epochs * len(train))
-    scaler = torch.amp.GradScaler(enabled=hardware.precision == "fp16")
+    scaler = hardware.scaler()
     metric = METRICS[config.metric]
     stopping = EarlyStopping(config.patience, metric.higher_is_better)
     history: list[dict[str, Any]] = []
@@ -265,7 +269,8 @@ def fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        scaler.load_state_dict(state["scaler"])
+        if scaler.is_enabled() and state["scaler"]:  # empty where another precision began
+            scaler.load_state_dict(state["scaler"])
         stopping.load_state_dict(state["stopping"])
         history, best = list(state["history"]), state["best"]
         say(f"going on behind epoch {len(history)} of {config.epochs}")

@@ -32,6 +32,7 @@ from melanoma.core import (
     shown,
     write_json,
 )
+from .dataset import dihedral, mean_of_views
 from melanoma.graph import (
     OUTPUTS,
     RUNTIMES,
@@ -50,7 +51,6 @@ from .refusal import Gate, fit_gate
 from .run import Run, why_outdated
 from .store import Store
 from .terms import only_drawings
-from .views import dihedral, mean_of_views
 
 # %% ../nbs/50_export.ipynb #1bc9fbba
 SIGHT = "tf_efficientnet_lite0"  # with ImageNet's weights; its features tell lesions from the rest
@@ -59,6 +59,8 @@ SIGHT_SIZE = 128  # px at which it looks, whatever the run's size
 
 class EnsembleGraph(nn.Module):
     "Pixels (n, size, size, 3) uint8 → logits (n, folds), activation, embedding, distance."
+
+    # without activation where a fold's heat map would not be exact
 
     gate_mean: torch.Tensor
     gate_whitening: torch.Tensor
@@ -77,6 +79,17 @@ class EnsembleGraph(nn.Module):
             self.register_buffer("gate_mean", torch.from_numpy(gate.mean))
             self.register_buffer("gate_whitening", torch.from_numpy(gate.whitening))
 
+    @property
+    def no_heatmap(self) -> str:  # '' = the activation is among the outputs
+        "Why there is no heat map."
+        reasons = [str(model.no_heatmap) for model in self.models]
+        return next((reason for reason in reasons if reason), "")
+
+    @property
+    def outputs(self) -> list[str]:
+        "The names of what `forward` gives."
+        return [name for name in OUTPUTS if name != "activation" or not self.no_heatmap]
+
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = pixels.permute(0, 3, 1, 2).float()
         logits, activations, embedding = [], [], []
@@ -85,16 +98,16 @@ class EnsembleGraph(nn.Module):
             by_view = []
             for view in range(self.views):
                 features = model.features(dihedral(x, view))
-                pooled = model.pool(features).flatten(1)
+                pooled = model.backbone.pool(features)
                 by_view.append(model.head(pooled))
-                weighted = nn.functional.conv2d(features, model.head.weight[:, :, None, None])
-                activations.append(_undo(weighted, view))
+                if not self.no_heatmap:
+                    activations.append(_undo(model.activation(features), view))
                 if k == 0:
                     embedding.append(pooled)
             logits.append(torch.stack(by_view).mean(0))
-        activation = torch.stack(activations).mean(0).squeeze(1)
+        maps = [torch.stack(activations).mean(0)] if activations else []
         embedded = torch.stack(embedding).mean(0)
-        return torch.cat(logits, 1), activation, embedded, self._distance(x)
+        return (torch.cat(logits, 1), *maps, embedded, self._distance(x))
 
     def _distance(self, x: torch.Tensor) -> torch.Tensor:
         if self.sight is None:
@@ -115,14 +128,14 @@ def see(
 def _undo(activation: torch.Tensor, view: int) -> torch.Tensor:
     "A map of a view, as a map of the image itself."
     if view & 4:
-        activation = activation.transpose(2, 3)
+        activation = activation.transpose(1, 2)
     if view & 2:
-        activation = activation.flip(2)
-    return activation.flip(3) if view & 1 else activation
+        activation = activation.flip(1)
+    return activation.flip(2) if view & 1 else activation
 
 # %% ../nbs/50_export.ipynb #f6ec49d5
 def write_onnx(
-    module: nn.Module,  # an EnsembleGraph
+    module: EnsembleGraph,
     size: int,  # px
     path: Path,  # .onnx
 ) -> None:
@@ -140,7 +153,7 @@ def write_onnx(
                 example,
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=list(OUTPUTS),
+                output_names=module.outputs,
                 dynamic_shapes=free,
                 verbose=False,
             )
@@ -228,7 +241,8 @@ def export_run(
         "cleared": [name for name in ("fp32", "bf16") if found.get(name, {}).get("passed")],
         "parity": found,
         "gate_limit": gate.limit if gate else None,
-        "heat_scale": float(max(np.quantile(scored.activation.max((1, 2)), 0.95), 1e-3)),
+        "heat_scale": _heat_scale(scored),
+        "heatmap_reason": module.no_heatmap or None,
         "training": _training(run, store.table),
         "metrics": _metrics(run),
         "calibration": _calibration(run, views, say),
@@ -249,7 +263,7 @@ def learn_gate(
 ) -> tuple[Classifier | None, Gate | None]:
     "The network for refusals and what the training images look like to it; none without weights."
     try:
-        sight = create_model(SIGHT)[0].eval()
+        sight = create_model(SIGHT, say=say)[0].eval()
     except MissingWeights as error:
         say(f"pictures that show no lesion will not be refused: {error}")
         return None, None
@@ -261,6 +275,13 @@ def learn_gate(
             pixels = torch.from_numpy(store.images[rows[start : start + 32]])
             seen.append(see(sight, pixels.permute(0, 3, 1, 2).float()))
     return sight, fit_gate(torch.cat(seen).numpy())
+
+
+def _heat_scale(scored: Scored) -> float | None:  # None where there is no map
+    "The activation that is painted in full: what 95 % of images stay below."
+    if scored.activation is None:
+        return None
+    return float(max(np.quantile(scored.activation.max((1, 2)), 0.95), 1e-3))
 
 
 def _exported(run: Run, views: int) -> dict[str, Any] | None:
@@ -300,7 +321,7 @@ def _parity_rows(target: np.ndarray) -> np.ndarray:
 
 def check_parity(
     path: Path,  # the graph
-    module: nn.Module,  # it was traced from
+    module: EnsembleGraph,  # it was traced from
     images: np.ndarray,  # uint8 (n, size, size, 3)
     target: np.ndarray,  # (n,), 0/1; −1 where not known
     say: Callable[[str], None] = print,

@@ -25,7 +25,8 @@ from .parallel import usable_cpus
 from .run import Run
 
 # %% ../nbs/48_graph.ipynb #540fcd27
-OUTPUTS = ("logits", "activation", "embedding", "distance")  # of the graph, in this order
+# of the graph, in this order; one without an exact heat map has no activation
+OUTPUTS = ("logits", "activation", "embedding", "distance")
 VERSION = 1  # of the files' layout
 
 
@@ -34,17 +35,26 @@ class Scored:
     "What the graph says of n images."
 
     logits: np.ndarray  # float32 (n, folds)
-    activation: np.ndarray  # float32 (n, h, w), class activation map, mean of the folds
+    activation: np.ndarray | None  # float32 (n, h, w), class activation map, mean of the folds
     embedding: np.ndarray  # float32 (n, d), pooled features of the first fold
     distance: np.ndarray  # float32 (n,), from the training images; NaN where it is not known
 
     def __getitem__(self, rows: slice) -> "Scored":
-        return Scored(*(getattr(self, name)[rows] for name in OUTPUTS))
+        values = {name: getattr(self, name) for name in OUTPUTS}
+        return Scored.named({k: v[rows] for k, v in values.items() if v is not None})
 
     @classmethod
     def joined(cls, parts: "list[Scored]") -> "Scored":
         "Batches one after another."
-        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in OUTPUTS))
+        lists = {name: [getattr(part, name) for part in parts] for name in OUTPUTS}
+        return cls.named(
+            {k: np.concatenate(v) for k, v in lists.items() if all(x is not None for x in v)}
+        )
+
+    @classmethod
+    def named(cls, outputs: dict[str, np.ndarray]) -> "Scored":
+        "From a graph's outputs by name."
+        return cls(*(outputs.get(name) for name in OUTPUTS))  # type: ignore[arg-type]
 
 
 class Runtime(Protocol):
@@ -75,7 +85,9 @@ class OpenVino:
         if cache and os.access(cache if cache.is_dir() else cache.parent, os.W_OK):
             settings["CACHE_DIR"] = str(cache)  # what was compiled once is read back
         self.name = "OpenVINO"
-        self._many = core.compile_model(str(path), "CPU", settings).create_infer_request()
+        many = core.compile_model(str(path), "CPU", settings)
+        self._outputs = [output.any_name for output in many.outputs]
+        self._many = many.create_infer_request()
         self._single: Any = None
 
         def compile_single() -> None:
@@ -95,8 +107,8 @@ class OpenVino:
                 self._compiling.start()
             request = self._single or self._many
         request.infer({0: pixels}, share_inputs=True)
-        tensors = [request.get_output_tensor(i) for i, _ in enumerate(OUTPUTS)]
-        return Scored(*(tensor.data.copy() for tensor in tensors))
+        tensors = {name: request.get_output_tensor(i) for i, name in enumerate(self._outputs)}
+        return Scored.named({name: tensor.data.copy() for name, tensor in tensors.items()})
 
 
 class OnnxRuntime:
@@ -121,7 +133,9 @@ class OnnxRuntime:
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it."
-        return Scored(*self._session.run(list(OUTPUTS), {"pixels": pixels}))
+        names = [output.name for output in self._session.get_outputs()]
+        values = self._session.run(names, {"pixels": pixels})
+        return Scored.named(dict(zip(names, values, strict=True)))
 
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}

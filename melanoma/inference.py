@@ -19,14 +19,13 @@ from scipy.stats import rankdata
 from .calibration import Calibration, combine
 from .context import patient_context
 from .core import BadInput, shown
-from .dataset import LesionDataset, make_loader
+from .dataset import LesionDataset, choose_views, make_loader, mean_of_views
 from .engine import Hardware, predict
 from .images import Preprocessing
 from .model import Classifier, load_checkpoint
 from .run import Run
 from .sources import patient_key
 from .store import Store
-from .views import choose_views, mean_of_views
 from .weights import read_header
 
 # %% ../nbs/40_inference.ipynb #76ddb5b8

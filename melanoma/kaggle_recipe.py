@@ -200,6 +200,11 @@ def check_start(
     "Refuse a start that an offline kernel cannot make."
     from melanoma.model import LITE_PACKAGES
 
+    if arch.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
+        raise BadInput(
+            f"{arch}: what this name stands for is not known in a kernel without internet: give "
+            "timm's own name of the architecture, and the weights as a file (-p pretrained FILE)."
+        )
     if pretrained == "none":
         return None
     if pretrained != "auto":

@@ -40,10 +40,10 @@ def bce(
     pos_weight: float = 1.0,  # weight of a melanoma
     smoothing: float = 0.0,  # 0.05: targets become 0.025 and 0.975
 ) -> torch.Tensor:  # scalar, mean over the batch
-    "Weighted binary cross-entropy on logits."
+    "Binary cross-entropy to smoothed targets; each image weighs by its own, unsmoothed label."
     smooth = target * (1 - smoothing) + 0.5 * smoothing
-    weight = torch.as_tensor(pos_weight, dtype=logit.dtype, device=logit.device)
-    return F.binary_cross_entropy_with_logits(logit, smooth, pos_weight=weight)
+    weight = 1 + (pos_weight - 1) * target
+    return F.binary_cross_entropy_with_logits(logit, smooth, weight=weight)
 
 
 def focal(

@@ -28,7 +28,7 @@ from melanoma.core import (
     package_versions,
     write_manifest,
 )
-from .dataset import LesionDataset, make_loader, policy
+from .dataset import COUNTS, LesionDataset, each_view, make_loader, policy, views_of
 from .engine import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
 from .folds import fold_rows
 from .loss import make_loss, positive_weight
@@ -36,7 +36,6 @@ from .model import Classifier, create_model, save_checkpoint
 from .progress import resolved
 from .run import Run, fold_inputs
 from .store import Store
-from .views import COUNTS, each_view, views_of
 
 # %% ../nbs/33_training.ipynb #0a1c9f83
 STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all that is needed
@@ -165,7 +164,8 @@ def _train_fold(
 ) -> Fitted:
     data = data or open_fold(run, config)
     if model is None:
-        model, origin = create_model(config.arch, config.pretrained, config.seed)
+        size = data.store.preprocessing.size
+        model, origin = create_model(config.arch, config.pretrained, config.seed, size)
     hardware = choose_hardware(config.device, config.precision, config.workers, model)
     print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.arch} from {origin}")
     train_targets = data.targets[data.rows["train"]]

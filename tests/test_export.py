@@ -2,14 +2,17 @@
 date unnoticed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import melanoma, serving, succeed
+from conftest import REPOSITORY, melanoma, serving, succeed
 from PIL import Image
 
 from melanoma.core import MelanomaError
@@ -162,3 +165,55 @@ def test_a_demo_that_cannot_be_trained_ends_with_a_reason(tmp_path):
     done = melanoma(tmp_path, "serve", "--demo", "--port", "0")
     assert done.returncode == 1
     assert "the demo model could not be made" in done.stderr
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_s3_tiny_224"])
+def test_token_and_channels_last_models_run_as_graphs(arch, tmp_path):
+    import torch
+
+    from melanoma.export import EnsembleGraph, write_onnx
+    from melanoma.graph import RUNTIMES
+    from melanoma.model import create_model
+
+    models = [create_model(arch, "none", seed, 64)[0].eval() for seed in (0, 1)]
+    with torch.no_grad():
+        for model in models:
+            model.head.weight.mul_(10)
+        module = EnsembleGraph(models)
+        x = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+        expected = dict(zip(module.outputs, module.eval()(x), strict=True))
+    assert ("activation" in expected) == arch.startswith("swin")
+    write_onnx(module, 64, tmp_path / "ensemble.onnx")
+    for name, kind in RUNTIMES.items():
+        scored = kind(tmp_path / "ensemble.onnx")(x.numpy())
+        for output, value in expected.items():
+            found = getattr(scored, output)
+            assert np.allclose(found, value, atol=1e-4, equal_nan=True), (name, output)
+        assert (scored.activation is None) == arch.startswith("vit")
+
+
+def test_a_model_without_an_exact_heat_map_says_so_everywhere(prepared, drawn, tmp_path):
+    shutil.copytree(prepared, tmp_path / "project", ignore=shutil.ignore_patterns("weights"))
+    root = tmp_path / "project"
+    own = ["-p", "arch", "mobilenetv3_small_050", "-p", "pretrained", "none", "-p", "epochs", "1"]
+    succeed(root, "train", "--run", "tiny", "--folds", "0-1", *own, "--force")
+    succeed(root, "evaluate", "--run", "tiny")
+    succeed(root, "export", "--run", "tiny")
+    header = json.loads((root / "weights" / "tiny" / "ensemble.json").read_text())
+    assert header["heat_scale"] is None and "mobilenetv3_small_050" in header["heatmap_reason"]
+    with serving(root, tmp_path / "log", "--run", "tiny") as server:
+        server.wait()
+        with urllib.request.urlopen(server.url + "/v1/model", timeout=30) as reply:
+            card = json.load(reply)
+        images = sorted((drawn / "jpeg" / "test").glob("*.jpg"))[:8]
+        answers = [post(server.url, image, "?heatmap=true") for image in images]
+        assert server.stop() == 0
+    assert card["heatmap"] is False and card["heatmap_reason"] == header["heatmap_reason"]
+    scored = [said for said in answers if said["status"] == "ok"]
+    assert scored and all(said["heatmap"] is None for said in answers)
+    assert {said["heatmap_reason"] for said in scored} == {header["heatmap_reason"]}
+    errors = [sys.executable, "-m", "papermill", str(REPOSITORY / "nbs/explore/04_errors.ipynb")]
+    out = tmp_path / "errors.ipynb"
+    subprocess.run([*errors, str(out), "-p", "run", "tiny", "-p", "mistakes", "4"], check=True,
+                   env=os.environ | {"MELANOMA_ROOT": str(root)}, capture_output=True)  # fmt: skip
+    assert "no heat map: mobilenetv3_small_050" in out.read_text()
