@@ -69,9 +69,7 @@ def example_list() -> dict[str, Any]:
 
     def entries(kind: str, alt: str) -> list[dict[str, str]]:
         names = [n for n in EXAMPLES if n.startswith(kind)]
-        return [
-            {"url": f"examples/{n}.jpg", "alt": alt.format(i + 1)} for i, n in enumerate(names)
-        ]
+        return [{"url": f"examples/{n}.jpg", "alt": alt.format(i + 1)} for i, n in enumerate(names)]
 
     return {
         "note": "Computer drawings of lesions, not photographs of anybody.",
