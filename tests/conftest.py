@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def dicom(pixels: np.ndarray | bytes, syntax: str = "ExplicitVRLittleEndian", **
     buffer = io.BytesIO()
     whole.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def inflating_dicom(size: int) -> bytes:
+    "A small DICOM file that is deflated as a whole, and inflates to so many bytes."
+    whole = dicom(np.zeros((4, 4, 3), np.uint8), "DeflatedExplicitVRLittleEndian")
+    begin = 144 + int.from_bytes(whole[140:144], "little")
+    deflating, block = zlib.compressobj(wbits=-zlib.MAX_WBITS), bytes(1_000_000)
+    packed = b"".join(deflating.compress(block) for _ in range(size // len(block)))
+    return whole[:begin] + packed + deflating.flush()
 
 
 @pytest.fixture(scope="session")

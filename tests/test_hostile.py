@@ -23,11 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import psutil
 import pytest
+from conftest import dicom, inflating_dicom
 from PIL import Image
 
 from melanoma.uploads import MOST_SCANS
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
 SEED = 2020
 SECONDS = 5  # for one answer
@@ -114,6 +123,14 @@ def good_images(photo: bytes) -> dict[str, bytes]:
         "tiff": encoded(image, "TIFF", compression="tiff_lzw"),
         "webp": encoded(image, "WEBP"),
         "bmp": encoded(image, "BMP"),
+        "dicom": dicom(np.asarray(image)),
+        "dicom of a jpeg 2000": dicom(
+            encoded(image, "JPEG2000", no_jp2=True),
+            "JPEG2000Lossless",
+            Rows=image.height,
+            Columns=image.width,
+        ),
+        **({"heic": encoded(image, "HEIF")} if pillow_heif else {}),
     }
 
 
@@ -258,6 +275,24 @@ def bombs(good: dict[str, bytes], rng: random.Random) -> Iterator[tuple[str, byt
     yield "jpeg with 4 MB of MPF", segments(jpeg, 0xE2, b"MPF\0II*\0\x08\0\0\0", 60, rng), DAMAGED
     yield "jpeg with 4 MB of comments", segments(jpeg, 0xFE, b"secret-", 60, rng), DAMAGED
     yield "6 MB behind a jpeg", jpeg + bytes(6 * MEGABYTE), (413,)
+    yield "jpeg of a million segments", jpeg[:2] + b"\xff\xfe\0\2" * MEGABYTE + jpeg[2:], (422,)
+    yield "jpeg of 5 MB of fill bytes", jpeg[:2] + b"\xff" * (4 * MEGABYTE) + jpeg[2:], (422,)
+    small = np.zeros((64, 64, 3), np.uint8)
+    yield "dicom that says 60000²", dicom(small, Rows=60_000, Columns=60_000), (413,)
+    yield "dicom of a million frames", dicom(small, NumberOfFrames=1_000_000), (422,)
+    yield "dicom that inflates to 300 MB", inflating_dicom(300 * MEGABYTE), (413,)
+    inner = good["dicom of a jpeg 2000"]
+    wide = inner.replace(
+        inner[(at := inner.index(b"\xff\x4f\xff\x51") + 8) : at + 8], b"\0\0\xea\x60" * 2
+    )
+    yield "dicom of a jpeg 2000 that says 60000²", wide, (422,)
+    deep = b"\x40\0\x30\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" * 20_000
+    yield "dicom in which 20 000 sequences nest", dicom(small)[:330] + deep, (415, 422)
+    if "heic" in good:
+        data = good["heic"]
+        size = data.index(b"ispe") + 8
+        wide = data[:size] + struct.pack(">II", 60_000, 60_000) + data[size + 8 :]
+        yield "heic that says 60000²", wide, (413, 415, 422)
 
 
 def archive() -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import dicom
+from conftest import dicom, inflating_dicom
 from PIL import Image, ImageCms
 
 from melanoma.build import build_store
@@ -279,8 +279,8 @@ def test_a_dicom_picture_is_measured_before_it_is_decoded():
         with pytest.raises(BadImage) as error:
             read_image(data, max_pixels=30_000_000)
         assert words in str(error.value)
-    unfolding = dicom(np.zeros((9000, 9000, 3), np.uint8), syntax="DeflatedExplicitVRLittleEndian")
-    assert len(unfolding) < 500_000
+    unfolding = inflating_dicom(30_000_000)
+    assert len(unfolding) < 100_000
     with pytest.raises(BadImage, match="inflates to more"):
         read_image(unfolding, max_pixels=1_000_000)
 
@@ -366,6 +366,7 @@ def test_hostile_markers_take_no_time():
         b"\xff\xd8" + b"\xff\xd0" * 10_000_000,
         b"\xff\xd8" + b"\xff\0" * 10_000_000,
         b"\xff\xd8" + b"\xff\xfe\0\2" * 5_000_000,
+        b"\xff\xd8" + b"\xff" * 20_000_000 + encoded(noise(), "JPEG")[2:],
     ):
         begun = time.perf_counter()
         try:
