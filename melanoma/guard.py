@@ -133,8 +133,8 @@ def _header(
         return b"GET, HEAD"
     if name == b"location":  # relative: only the proxy knows scheme, host and prefix
         target = urlsplit(value.decode("latin1"))
-        to = posixpath.relpath(target.path or "/", posixpath.dirname(path))
-        to += "/" * (target.path.endswith("/") and not to.endswith("/"))
+        folder, last = posixpath.split(target.path or "/")
+        to = posixpath.join(posixpath.relpath(folder, posixpath.dirname(path)), last)
         return (to + f"?{target.query}" * bool(target.query)).encode("latin1")
     return value
 

@@ -112,7 +112,8 @@ def sent_name(
     if extended:  # RFC 5987: utf-8''na%C3%AFve.jpg
         latin = extended[1].lower() == "iso-8859-1"
         return _text(unquote_to_bytes(extended[2]), "latin-1" if latin else "utf-8")
-    text = _text((name or "").encode("latin-1"))
+    unquoted = re.search(r";\s*filename\s*=\s*([^\s\";][^;]*)", disposition, re.I)
+    text = _text((unquoted[1] if unquoted else name or "").encode("latin-1"))
     if text.startswith("=?"):  # as in mails; .NET writes it
         try:
             return str(email.header.make_header(email.header.decode_header(text)))
