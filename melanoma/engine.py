@@ -267,7 +267,8 @@ def fit(
     targets = watched.targets[watched.rows]
     if state:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        # a copy: steps write into what they are given
+        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         schedule.load_state_dict(state["schedule"])
         if scaler.is_enabled() and state["scaler"]:  # empty where another precision began
             scaler.load_state_dict(state["scaler"])
