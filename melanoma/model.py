@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from .classifier import Classifier, build
 from .core import BadInput, MissingWeights, atomic_path, file_sha256
 from melanoma.weights import (
-    COUNTER,
     HUB,
     KNOWN_FILES,
     RELEASES,
@@ -47,10 +46,11 @@ def load_backbone(
     "Copy pretrained tensors into the backbone; say what is left out."
     inner: Any = model.backbone.model
     own = inner.state_dict()
+    state = stripped(state, own, where)
     try:
         match = match_tensors(state, own, model.head.in_features, where, model.arch)
     except MissingWeights:
-        adapted = _adapted(inner, {v: state[k] for k, v in stripped(state, own).items()})
+        adapted = _adapted(inner, dict(state))
         if adapted is None:
             raise
         try:
@@ -63,8 +63,6 @@ def load_backbone(
         if resized:
             say(f"{where}: resized to {model.side} px: {', '.join(resized)}")
     inner.load_state_dict(match.tensors, strict=False)  # counters may lack
-    lost = [k for k in own if k not in match.tensors and not k.endswith(COUNTER)]
-    assert not lost
     if match.in_order:
         say(f"{where}: its tensors have other names; they fit {model.arch} in their order")
     if match.left_out:
@@ -151,6 +149,8 @@ def create_model(
     say: Callable[[str], None] = print,  # is told what of a file is left out
 ) -> tuple[Classifier, str]:  # the model, and where its weights are from
     "Build a model and start it from pretrained weights."
+    if arch in KNOWN_FILES:
+        importlib.import_module("pretrainedmodels")  # its first import draws random numbers
     torch.manual_seed(seed)
     model = build(arch, size)
     if model.side and size and model.side != size:

@@ -8,6 +8,7 @@ __all__ = ['KNOWN_FILES', 'OTHER_NAMES', 'HUB', 'RELEASES', 'SUFFIXES', 'INPUTS'
            'read_weights', 'unwrapped', 'Match', 'stripped', 'match_tensors']
 
 # %% ../nbs/19_weights.ipynb #204d73f3
+import contextlib
 import difflib
 import hashlib
 import json
@@ -141,7 +142,8 @@ def read_weights(
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a training's arguments
+        allow = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)  # torch 2.5
+        with allow([argparse.Namespace]):  # a training's arguments
             value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -197,16 +199,22 @@ class Match:
 
 
 def stripped(
-    names: Iterable[str],  # the file's
-    own: Iterable[str],  # the model's
-) -> dict[str, str]:  # the file's name → without the prefixes of wrappers
-    "Take `module.`, `model.` and the like off, in any combination."
-    known, found = set(own), {}
-    for name in names:
+    state: Mapping[str, Any],  # the file's tensors
+    own: Iterable[str],  # the model's names
+    where: str,  # the file, for errors
+) -> dict[str, Any]:  # the file's tensors, in its order
+    "Take `module.`, `model.` and the like off the names, in any combination."
+    known, found = set(own), dict[str, Any]()
+    for name, tensor in state.items():
         short = name.replace("_orig_mod.", "")
         while short not in known and short.startswith(PREFIXES):
             short = short.partition(".")[2]
-        found[name] = short
+        if short in found:
+            raise MissingWeights(
+                f"{where} holds {short!r} more than once, the last as {name!r}: keep one model's "
+                "tensors in the file."
+            )
+        found[short] = tensor
     return found
 
 
@@ -253,15 +261,7 @@ def match_tensors(
     arch: str,  # the model, for errors
 ) -> Match:
     "Find a place in the model for every tensor of a file that is not a classifier's head."
-    short = stripped(state, own)
-    file: dict[str, Any] = {}
-    for name, tensor in state.items():
-        if short[name] in file:
-            raise MissingWeights(
-                f"{where} holds {short[name]!r} more than once, the last as {name!r}: keep one "
-                "model's tensors in the file."
-            )
-        file[short[name]] = tensor
+    file = stripped(state, own, where)
     wanted = {k: v for k, v in own.items() if not k.endswith(COUNTER)}
     given = {k: v for k, v in file.items() if not k.endswith(COUNTER)}
     same = [k for k in wanted if k in given and _shape(given[k]) == _shape(wanted[k])]
