@@ -149,6 +149,8 @@ def create_model(
     say: Callable[[str], None] = print,  # is told what of a file is left out
 ) -> tuple[Classifier, str]:  # the model, and where its weights are from
     "Build a model and start it from pretrained weights."
+    if arch in KNOWN_FILES:
+        importlib.import_module("pretrainedmodels")  # its first import draws random numbers
     torch.manual_seed(seed)
     model = build(arch, size)
     if model.side and size and model.side != size:

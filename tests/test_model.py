@@ -374,6 +374,15 @@ def test_the_default_starts_from_the_file_of_2018(alone, of_2018, capsys):
     assert "'last_linear.weight' (1000, 2048)" in capsys.readouterr().out
 
 
+def test_the_seed_alone_decides_the_defaults_head():
+    code = "from melanoma.model import create_model as c; m = lambda: c('se_resnext50_32x4d', "
+    code += "'none', 1)[0].head.weight.sum().item(); print(m() == m())"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True"]
+
+
 @pytest.mark.parametrize("depth", ["backbones", "datasets/somebody/backbones/torch"])
 def test_the_default_is_found_among_a_kernels_inputs(alone, monkeypatch, depth):
     (alone / "input" / depth).mkdir(parents=True)
