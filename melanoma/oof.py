@@ -26,9 +26,11 @@ def _read(
     run: Run,
     name: str,  # oof.csv or views.csv
 ) -> list[pd.DataFrame]:
-    "One file of every trained fold that has it, in order."
-    paths = [run.fold(k) / name for k in run.trained_weights()]
-    return [pd.read_csv(path, dtype=NAMES) for path in paths if path.is_file()]
+    "One file of every trained fold that has it, in order; weights may be elsewhere, all of them."
+    trained = run.trained_weights()
+    paths = {int(p.parent.name[4:]): p for p in run.folder.glob(f"fold[0-9]*/{name}")}
+    chosen = [paths[k] for k in sorted(paths) if k in trained or not trained]
+    return [pd.read_csv(path, dtype=NAMES) for path in chosen]
 
 
 def views_table(
@@ -104,7 +106,7 @@ def fit_run(
     agreement = None
     if len(pairs):
         agreement = fold_agreement(pairs["target"], pairs["one"], pairs["other"])
-    members = len(run.trained_weights())
+    members = oof["fold"].nunique()
     return fit_calibration(oof["target"], oof["logit"], members, oof.attrs["views"], agreement)
 
 
