@@ -1046,7 +1046,7 @@ def test_a_sample_that_went_through_a_spreadsheet_is_read(tmp_path, data):
 
 def test_names_that_pandas_takes_for_missing_stay_names(tmp_path):
     (tmp_path / "sample.csv").write_text("image_name,target\nNA,0\n007,0\n")
-    predictions = pd.DataFrame({"image_name": ["007", "NA"], "probability": [0.25, 0.5]})
+    predictions = pd.DataFrame({"image_name": ["007", "NA"], "score": [0.25, 0.5]})
     out = tmp_path / "submission.csv"
     assert write_submission(predictions, tmp_path / "sample.csv", out) == []
     assert out.read_bytes() == b"image_name,target\nNA,0.5\n007,0.25\n"
@@ -1104,7 +1104,7 @@ def test_names_of_a_sample_are_compared_with_the_source():
 
 def test_a_sample_of_rejected_images_gets_the_median_of_all(tmp_path):
     (tmp_path / "s.csv").write_text("image_name,target\nx,0\n")
-    predictions = pd.DataFrame({"image_name": ["a", "b", "x"], "probability": [0.2, 0.4, np.nan]})
+    predictions = pd.DataFrame({"image_name": ["a", "b", "x"], "score": [0.2, 0.4, np.nan]})
     assert write_submission(predictions, tmp_path / "s.csv", tmp_path / "o.csv") == ["x"]
     assert pd.read_csv(tmp_path / "o.csv")["target"].tolist() == [pytest.approx(0.3)]
     said = refusal(

@@ -245,7 +245,7 @@ def test_a_hostile_name_stays_a_name(copy, name):
         heads = [x for x in found.text.splitlines() if x.startswith("# ")]
         assert heads == ["# Melanoma classifier, run `tiny`"]
         rows = [x for x in found.text.splitlines() if x.startswith(("| source `", "| Sex `"))]
-        assert len(rows) == 3 and {len(re.findall(r"\|", x)) for x in rows} == {7}
+        assert len(rows) == 3 and {len(re.findall(r"\|", x)) for x in rows} == {6}
 
 
 def test_a_run_that_is_not_evaluated_has_no_card(copy):
