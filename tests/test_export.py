@@ -167,15 +167,23 @@ def test_a_demo_that_cannot_be_trained_ends_with_a_reason(tmp_path):
     assert "the demo model could not be made" in done.stderr
 
 
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_s3_tiny_224"])
+SHALLOW = {  # a family's layers, few of them
+    "vit_tiny_patch16_224": {"depth": 2},
+    "swin_tiny_patch4_window7_224": {"depths": (1, 1), "embed_dim": 32, "num_heads": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("arch", SHALLOW)
 def test_token_and_channels_last_models_run_as_graphs(arch, tmp_path):
     import torch
 
+    from melanoma.classifier import build
     from melanoma.export import EnsembleGraph, write_onnx
     from melanoma.graph import RUNTIMES
-    from melanoma.model import create_model
 
-    models = [create_model(arch, "none", seed, 64)[0].eval() for seed in (0, 1)]
+    config = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    origin = {"name": arch, "arguments": SHALLOW[arch], "config": config}
+    models = [build("shallow", 64, origin).eval() for _ in range(2)]
     with torch.no_grad():
         for model in models:
             model.head.weight.mul_(10)
