@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAME', 'COLUMNS', 'TRAINED_ON', 'weight_files', 'Run', 'known_runs', 'meant', 'find_run', 'blended_runs',
-           'blend_folder', 'fold_inputs', 'outdated_folds', 'made_from', 'changes_since', 'why_outdated', 'RunState',
-           'run_state', 'next_command']
+           'blend_folder', 'store_digest', 'fold_inputs', 'outdated_folds', 'made_from', 'changes_since',
+           'why_outdated', 'RunState', 'run_state', 'next_command']
 
 # %% ../nbs/06_run.ipynb #632953b2
 import csv
@@ -231,14 +231,18 @@ def _store_digest(table: str, size: int, time: int, rule: str) -> str:
     return digest([rows.to_numpy().tolist(), rule])
 
 
-def fold_inputs(run: Run) -> dict[str, str]:
-    "Digests of what training reads: which images, however they were reached, and their split."
-    run.need(run.folds, f"melanoma folds --run {run.name}")
+def store_digest(run: Run) -> str:
+    "Digest of which images the store holds, however they were reached, and how they were made."
     manifest = run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name}")
     table = run.store / "table.parquet"
     rule = digest(read_json(manifest)["preprocessing"])
-    images = _store_digest(str(table), table.stat().st_size, table.stat().st_mtime_ns, rule)
-    return {"folds.csv": _sha256(run.folds)[:16], "store": images}
+    return _store_digest(str(table), table.stat().st_size, table.stat().st_mtime_ns, rule)
+
+
+def fold_inputs(run: Run) -> dict[str, str]:
+    "Digests of what training reads: the images and their split."
+    run.need(run.folds, f"melanoma folds --run {run.name}")
+    return {"folds.csv": _sha256(run.folds)[:16], "store": store_digest(run)}
 
 
 def outdated_folds(run: Run) -> dict[int, list[str]]:  # fold → what has changed since

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .core import file_sha256, read_json
+from .core import read_json
 from .duplicates import NEAR, nearest
-from .run import Run
+from .run import Run, store_digest
 
 # %% ../nbs/69_seen.ipynb #861c3b97
 SUFFIX = re.compile(r"\.(jpe?g|jfif|png|tiff?|bmp|webp|gif|jp2|heic|dcm)$")
@@ -58,9 +58,9 @@ def training_images(
 ) -> tuple[pd.DataFrame | None, str]:  # image_name, sha256, phash; or None, and why not
     "What a run's folds were trained on, where it can be known."
     path = run.store / "table.parquet"
-    if not path.is_file():
+    if not path.is_file() or not (run.store / "manifest.json").is_file():
         return None, f"the training images of run {run.name} are not here (no store)"
-    now = file_sha256(path)[:16]
+    now = store_digest(run)
     for k in folds:
         manifest = run.fold(k) / "manifest.json"
         if not manifest.exists():
