@@ -8,6 +8,7 @@ __all__ = ['OTHER_CANCER', 'ARCHIVE_SITES', 'SITE_COLUMNS', 'GENERAL', 'diagnosi
 
 # %% ../nbs/23_isic_archive.ipynb #a9b0fdb3
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,11 @@ def is_archive_table(source: Source) -> bool:
     path = source.root
     if source.kind != "csv" or not asked or not path.is_file():
         return False
-    with path.open("rb") as file:
-        line = file.readline(10_000).decode("utf-8-sig", errors="replace")
+    try:
+        with path.open("rb") as file:
+            line = file.readline(10_000).decode("utf-8-sig", errors="replace")
+    except (OSError, zipfile.BadZipFile):  # read as any table, whose error says what is wrong
+        return False
     header = {name.strip().strip('"') for name in re.split("[,;\t]", line)}
     return "isic_id" in header and "target" not in header and bool(header & set(GENERAL))
 
