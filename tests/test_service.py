@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,6 +77,14 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 # stopping
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    "Wait until something holds, however slow the machine is."
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not after {seconds} s"
+        time.sleep(0.05)
+
+
 class Poster(threading.Thread):
     "A client that posts a patient's images over one connection for as long as somebody answers."
 
@@ -124,7 +133,7 @@ def test_sigterm_under_load_loses_no_accepted_request(exported, photos, tmp_path
         posters = [Poster(i, server.url, body, kind) for i in range(8)]
         for poster in posters:
             poster.start()
-        time.sleep(1)
+        wait_until(lambda: sum(len(p.answered) for p in posters) > 16)
         server.process.send_signal(signal.SIGTERM)
         stopped = time.monotonic()
         for poster in posters:
