@@ -13,13 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from .calibration import Calibration, combine, sigmoid
+from .calibration import Calibration, combine, read_calibration, sigmoid
 from .context import ENOUGH, patient_context
 from .core import read_json
 from .explain import heat_overlay, png
 from .graph import Graph, Scored
 from .images import Decoded
-from .oof import read_calibration
 from .refusal import NO_LESION, Refusal
 from .run import Run
 from .terms import DRAWN, LICENCE, MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES

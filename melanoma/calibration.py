@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEAST_PAIRS', 'LEAST_MELANOMAS', 'sigmoid', 'logit', 'shift_prevalence', 'Platt', 'fit_platt', 'fold_agreement',
-           'Calibration', 'fit_calibration', 'Combined', 'combine']
+           'Calibration', 'read_calibration', 'fit_calibration', 'Combined', 'combine']
 
 # %% ../nbs/34_calibration.ipynb #4178501c
 import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from .checks import check_pair, check_probability
-from .core import BadInput
+from .core import BadInput, read_json
 
 # %% ../nbs/34_calibration.ipynb #59d14485
 def sigmoid(
@@ -191,6 +192,18 @@ class Calibration:
             raise BadInput(f"calibration lacks the field {e}") from None
         except (TypeError, ValueError) as e:
             raise BadInput(f"calibration holds something that is no number: {e}") from None
+
+
+def read_calibration(
+    path: Path,  # calibration.json
+    views: int = 0,  # that prediction averages; 0 = as many as were trained on
+) -> Calibration | None:  # None: none was fitted for so many views
+    "A calibration from its file."
+    record = read_json(path)
+    if not views or record.get("views") == views:
+        return Calibration.from_dict(record)
+    found = record.get("by_views", {}).get(str(views))
+    return Calibration.from_dict(found) if found else None
 
 
 def fit_calibration(
