@@ -126,14 +126,14 @@ def demo(force: Force = False) -> None:
     evaluate("demo")
     tell(
         "predict",
-        "All five networks look at the test patients' images from eight sides; the mean is the "
+        "All five networks look at the test patients' images from four sides; the mean is the "
         f"prediction. Some 10 seconds; {where}/predictions.csv, and {where}/submission.csv as "
         "Kaggle wants it.",
-        f"melanoma predict --run demo --source siim2020={where}/data --split test --tta 8 "
+        f"melanoma predict --run demo --source siim2020={where}/data --split test "
         f"--sample-submission {where}/data/sample_submission.csv",
     )
     sample = data / "sample_submission.csv"
-    predict(["demo"], lesions, split="test", sample_submission=sample, tta=8)
+    predict(["demo"], lesions, split="test", sample_submission=sample)
     without = lacking("export")
     if not without:
         tell(
