@@ -268,7 +268,8 @@ def build_store(
         if not finished(folder / "manifest.json", parameters, inputs, force):
             with alone(folder, f"{folder} is being prepared"):
                 folder.mkdir(exist_ok=True)
-                _build(table, folder, rules, parameters, inputs, workers)
+                if not finished(folder / "manifest.json", parameters, inputs, force):
+                    _build(table, folder, rules, parameters, inputs, workers)
     except OSError as error:
         raise _said_better(error, folder) from error
     return Store.open(folder, rules[0].size)
@@ -323,6 +324,7 @@ def _build(
         n=len(kept),
         rejected=len(entries) - len(kept),
         duplicates={str(k): int(v) for k, v in pairs["kind"].value_counts().sort_index().items()},
+        pairs_left_out=pairs.attrs["left_out"],
     )
     _remove(part)
 

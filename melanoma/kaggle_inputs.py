@@ -54,10 +54,9 @@ def columns_of(path: Path) -> list[str]:
 
 
 def holds_pictures(folder: Path) -> bool:
-    "Do the first few files look like JPEGs or PNGs?"
+    "Are there JPEGs or PNGs in it?"
     with os.scandir(folder) as entries:
-        first = [entry.name.lower() for _, entry in zip(range(20), entries, strict=False)]
-    return any(name.endswith((".jpg", ".jpeg", ".png")) for name in first)
+        return any(e.name.lower().endswith((".jpg", ".jpeg", ".png")) for e in entries)
 
 
 def layout_of(
@@ -122,7 +121,8 @@ def side_of(folder: Path) -> int:  # px, the shorter side
     for part in ("test", "train"):
         if (folder / part).is_dir():
             with os.scandir(folder / part) as entries:
-                path = next((e.path for e in entries if e.name.lower().endswith(".jpg")), "")
+                found = (e.path for e in entries if e.name.lower().endswith(".jpg"))
+                path = min(found, default="")  # whatever order the disk lists them in
             if path:
                 with Image.open(path) as image:
                     return min(image.size)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .config import TrainConfig
-from .core import finished
+from .core import finished, read_json
 from .run import Run, fold_inputs
 from .store import store_size
 
@@ -25,6 +25,11 @@ def fold_finished(run: Run, config: TrainConfig) -> bool:
     manifest = run.fold(config.fold) / "manifest.json"
     if not manifest.exists() or config.force:
         return False
-    if not run.fold_weights(config.fold).exists():
+    path = run.fold_weights(config.fold)
+    if not path.exists():
+        return False
+    size = read_json(manifest).get("weights", {}).get("size", path.stat().st_size)
+    if path.stat().st_size != size:
+        print(f"{path.name} is not whole: fold {config.fold} is trained again")
         return False
     return finished(manifest, resolved(run, config), fold_inputs(run))

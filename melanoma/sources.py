@@ -90,6 +90,7 @@ class Images(dict[str, str | None]):  # name without suffix → path
         super().__init__()
         self.order = {suffix: k for k, suffix in enumerate(suffixes)}
         self.folded: dict[str, list[str]] = {}  # without case → all files that may be meant
+        self.beside: dict[str, list[str]] = {}  # path taken → others of its name, another suffix
 
     def add(self, files: Iterable[Place]) -> None:
         "Take files in, but none whose name is known from an earlier call."
@@ -106,6 +107,9 @@ class Images(dict[str, str | None]):  # name without suffix → path
             for _, path, stem in alike:
                 if len(alike) == 1 or len(self.meant(stem)) == 1:
                     self.setdefault(stem, path)
+                taken = dict.get(self, stem) or path
+                if taken != path and Path(taken).with_suffix("") == Path(path).with_suffix(""):
+                    self.beside.setdefault(taken, []).append(path)
 
     def meant(self, name: str) -> list[str]:  # one path a place
         "The files that a name may mean; one in the same spelling goes before the others."
@@ -145,11 +149,18 @@ def source_images(
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> Images:
     "The images of a known layout, or those below the source's image_dir."
-    if not source.image_dir:
+    if source.image_dir:
+        found = Images(suffixes)
+        found.add(walk(image_folder(source)))
+    else:
         look(source, *folders)
-        return index_images(folders, suffixes)
-    found = Images(suffixes)
-    found.add(walk(image_folder(source)))
+        found = index_images(folders, suffixes)
+    for taken, others in sorted(found.beside.items())[:1]:
+        names = ", ".join(Path(p).name for p in sorted(others))
+        print(
+            f"{source.label}: {len(found.beside):,} images lie there with several suffixes; taken "
+            f"is {Path(taken).name}, not {names}"
+        )
     return found
 
 

@@ -166,6 +166,11 @@ class Store:
         rejected = pd.read_csv(folder / "rejected.csv", dtype=str)
         return cls(images, table, rule, rejected, folder)
 
+    @property
+    def pairs_left_out(self) -> int:
+        "Pairs of images that look alike, too many to be listed."
+        return read_json(self.folder / "manifest.json").get("pairs_left_out", 0)
+
     def duplicates(self) -> pd.DataFrame:  # duplicates.PAIR_COLUMNS
         "Pairs of images that show one photo or nearly so, within and across sources and splits."
         path = self.folder / "duplicates.csv"

@@ -25,7 +25,9 @@ from melanoma.core import (
     alone,
     atomic_path,
     digest,
+    file_mark,
     package_versions,
+    reading,
     write_manifest,
 )
 from .dataset import COUNTS, LesionDataset, each_view, make_loader, policy, views_of
@@ -112,8 +114,12 @@ def kept_state(run: Run, config: TrainConfig, ticket: str) -> dict[str, Any] | N
     path = run.fold_last(config.fold)
     if config.force or not path.exists():
         return None
-    state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    if state.pop("ticket") != ticket:
+    try:
+        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except Exception as error:  # empty, cut off, another file: an unpickler raises many things
+        print(f"{path.name} cannot be read ({type(error).__name__}): the fold starts anew")
+        return None
+    if state.pop("ticket", "") != ticket:
         print(f"{path.name} was left by other parameters or data: starting anew")
         return None
     return state
@@ -154,8 +160,10 @@ def train_fold(
     origin: str = "",  # where the model's weights are from, for the header
 ) -> Fitted:
     "Train one fold, score the held-out part once, write weights, history, OOF and manifest."
-    busy = f"fold {config.fold} of run {run.name} is being trained"
-    with alone(run.fold(config.fold), busy):
+    doing = f"fold {config.fold} of run {run.name} is being trained"
+    with alone(run.fold(config.fold), doing), reading(run.store, doing), reading(run.folds, doing):
+        if data is not None and data.inputs != fold_inputs(run):
+            raise BadInput(f"run {run.name!r} was prepared or split anew meanwhile: train again.")
         return _train_fold(run, config, data, model, origin)
 
 
@@ -232,6 +240,7 @@ def write_fold(
         parameters,
         data.inputs,
         list(tables),
+        weights=file_mark(run.fold_weights(config.fold)),
         rows={k: len(v) for k, v in data.rows.items()},
         best_epoch=fitted.best_epoch,
         epochs_done=len(fitted.history),

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from test_pipeline import PAPERMILL, TRAIN_NOTEBOOK, copy_of, run_papermill, wai
 
 from melanoma import kernel
 from melanoma.config import lost_text, type_parameters
-from melanoma.core import BadInput, alone
+from melanoma.core import BadInput, alone, read_json, reading
 from melanoma.pipeline import stage_notebook, stage_parameters
 from melanoma.run import Run
 
@@ -90,26 +91,43 @@ def test_two_of_papermills_own_side_by_side(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "made", "message"),
+    ("arguments", "made"),
     [
-        (["train", "--folds", "0", *RECIPE], "fold0", "fold 0 of run tiny is being trained"),
-        (
-            ["folds", "--n-folds", "3", "--force"],
-            "folds.csv",
-            "the folds of run tiny are being made",
-        ),
+        (["train", "--folds", "0", *RECIPE], "fold0"),
+        (["folds", "--n-folds", "3", "--force"], "folds.csv"),
     ],
 )
-def test_the_same_output_is_made_by_one_at_a_time(prepared, tmp_path, arguments, made, message):
+def test_the_same_output_is_made_by_one_at_a_time(prepared, tmp_path, arguments, made):
     root = copy_of(prepared, tmp_path)
     run = Run.named("tiny", root)
     before = run.folds.read_bytes()
     with alone(run.folder / made, "this test"):
         done = melanoma(root, arguments[0], "--run", "tiny", *arguments[1:])
     assert done.returncode == 2, done.stderr
-    assert done.stderr.endswith(f"{message} by another process: wait for it.\n")
+    words = (
+        rf"{made} is in use: this test \(process {os.getpid()}, since [0-9:]+\). Wait for it.\n$"
+    )
+    assert re.search(words, done.stderr), done.stderr
     assert done.stderr.count("\n") == 1
     assert run.folds.read_bytes() == before and not run.fold(0).exists()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "folds"])
+def test_what_a_training_reads_is_not_made_anew(prepared, tmp_path, stage):
+    root = copy_of(prepared, tmp_path)
+    run = Run.named("tiny", root)
+    before = {p: p.read_bytes() for p in [run.folds, *run.store.rglob("*.*")] if p.is_file()}
+    sources = read_json(run.store / "manifest.json")["parameters"]["sources"]
+    call = ["prepare", *(w for source in sources for w in ("--source", source)), "--size", "40"]
+    call = call if stage == "prepare" else ["folds", "--n-folds", "3"]
+    path = run.store if stage == "prepare" else run.folds
+    with reading(path, "fold 0 is being trained"), reading(path, "fold 1 is being trained"):
+        done = melanoma(root, call[0], "--run", "tiny", *call[1:], "--force")
+    assert done.returncode == 2, done.stderr
+    found = re.findall(r"fold \d is being trained \(process \d+, since [0-9:]+\)", done.stderr)
+    assert len(found) == 2 and done.stderr.count("\n") == 1
+    assert before == {p: p.read_bytes() for p in before}
+    assert melanoma(root, call[0], "--run", "tiny", *call[1:], "--force").returncode == 0
 
 
 def test_two_trainings_of_one_fold_leave_one_whole_fold(prepared, tmp_path):
