@@ -27,7 +27,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from .core import MelanomaError
+from .core import HERE, MelanomaError, process_is_alive
 
 # %% ../nbs/41_kernel.ipynb #d14a3e22
 SOCKETS = "kernel-ipc"  # begins a socket's name, its number follows
@@ -51,15 +51,20 @@ def sockets_work(
 
 
 def private_folder() -> tuple[Path, bool]:  # the folder, and can it hold sockets?
-    "Make a folder for temporary files that nobody else can look into."
+    "Make a folder for temporary files that nobody else can look into; remove those of the dead."
+    prefix = f"melanoma-{HERE}-{os.getpid()}-"
     try:
         for place in dict.fromkeys([tempfile.gettempdir(), "/tmp"]):
             if Path(place).is_dir() and os.access(place, os.W_OK):
-                folder = Path(tempfile.mkdtemp(prefix="melanoma-", dir=place))  # mode 0700
+                for old in sorted(Path(place).glob(f"melanoma-{HERE}-*-*")):
+                    pid = old.name.split("-")[2]
+                    if pid.isdecimal() and not process_is_alive(int(pid)):
+                        shutil.rmtree(old, ignore_errors=True)  # not those of another user
+                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))  # mode 0700
                 if sockets_work(folder):
                     return folder, True
                 folder.rmdir()
-        return Path(tempfile.mkdtemp(prefix="melanoma-")), False
+        return Path(tempfile.mkdtemp(prefix=prefix)), False
     except OSError as error:
         raise MelanomaError(f"there is no folder for temporary files: {error}") from None
 
@@ -116,7 +121,11 @@ class StageKernel(AsyncKernelManager):
     "A kernel whose process writes to kernel.log; its exit code, if it dies, is in kernel.exit."
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        "Start the process."
+        "Start the process; what it leaves of temporary files goes with its folder."
+        folder = Path(self.connection_file).parent
+        short = len(os.fsencode(folder)) < LONGEST - len("/pymp-12345678/listener-12345678")
+        if short and folder.parent == Path(tempfile.gettempdir()):  # the disk meant for them
+            options["env"] = (options.get("env") or os.environ) | {"TMPDIR": str(folder)}
         try:
             with Path(self.connection_file).with_suffix(".log").open("ab") as log:
                 await super().start_kernel(stdout=log, stderr=log, **options)
