@@ -21,6 +21,7 @@ import pandas as pd
 
 from .bars import progress
 from melanoma.core import (
+    FULL,
     BadImage,
     BadInput,
     MelanomaError,
@@ -28,6 +29,7 @@ from melanoma.core import (
     atomic_path,
     digest,
     finished,
+    is_disk_full,
     write_manifest,
 )
 from .duplicates import join_duplicates, perceptual_hash
@@ -331,11 +333,8 @@ def _build(
 
 def _said_better(error: OSError, folder: Path) -> MelanomaError:
     "What to do about a disk that is full or must not be written to."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MelanomaError(
-            f"the disk of {folder} is full. Make room and give the same command: it goes on behind "
-            "the last whole chunk."
-        )
+    if is_disk_full(error, folder):
+        return MelanomaError(FULL.format(folder))
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BadInput(f"{folder} cannot be written to: {error.strerror}.")
     return MelanomaError(f"{folder}: {error}. Nothing is lost: the same command goes on.")

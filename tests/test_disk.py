@@ -1,6 +1,7 @@
 "What reaches the disk: whole, for whom the umask says, and never believed when it is damaged."
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY, melanoma
 
 from melanoma import core, training
 from melanoma.config import TrainConfig
@@ -156,3 +158,43 @@ def test_of_two_suffixes_the_same_file_is_taken_in_any_order(tmp_path, monkeypat
     assert said == (
         "siim2020: 1 images lie there with several suffixes; taken is a.jpg, not a.png\n"
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path, trained):
+    "A copy of a trained project on a disk of its own with room to spare; and what fills that."
+    root = tmp_path / "disk"
+    root.mkdir()
+    size = sum(p.stat().st_size + 4096 for p in trained.rglob("*")) + 200_000_000
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(root)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk of its own can be mounted here")
+    try:
+        shutil.copytree(trained, root, dirs_exist_ok=True)
+        yield root, root / "filler"
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "made", "room"),
+    [
+        (["folds", "--n-folds", "3", "--force"], "output/tiny/folds.csv", 8192),
+        (["train", "--folds", "0", *TINY, "-p", "epochs", "2", "--force"],
+         "weights/tiny/fold0.safetensors", 2_000_000),
+    ],
+)  # fmt: skip
+def test_a_full_disk_loses_nothing(small_disk, stage, made, room):
+    root, filler = small_disk
+    before = (root / made).read_bytes()
+    filler.write_bytes(bytes(shutil.disk_usage(root).free - room))
+    call = [stage[0], "--run", "tiny", *stage[1:]]
+    done = melanoma(root, *call)
+    assert done.returncode == 1, done.stderr
+    assert "is full" in done.stderr or "No space left" in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 3
+    assert (root / made).read_bytes() == before
+    left = [p for p in root.rglob(".*") if p.suffix != ".lock"]
+    assert not left
+    filler.unlink()
+    assert melanoma(root, *call).returncode == 0
