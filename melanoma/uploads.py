@@ -10,7 +10,7 @@ __all__ = ['PROBLEMS', 'URN', 'MEGA', 'FORMATS', 'KINDS', 'READ', 'MOST_HEADER',
 import asyncio
 import email.header
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +24,9 @@ from .images import CUT_OFF, Decoded, OtherKind, jpeg_marks, read_image
 # %% ../nbs/52_uploads.ipynb #c845ea7a
 PROBLEMS = {  # type → (HTTP status, title)
     "bad-upload": (400, "The upload could not be read"),
+    "bad-request": (400, "The request could not be read"),
     "key-needed": (401, "A valid API key is needed"),
+    "cross-site": (403, "Another site's page may not send this"),
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not take that method"),
     "too-slow": (408, "The upload took too long"),
@@ -33,6 +35,8 @@ PROBLEMS = {  # type → (HTTP status, title)
     "not-a-form": (415, "The request is no multipart form"),
     "bad-parameter": (422, "A parameter or field is wrong"),
     "unreadable-image": (422, "An image is damaged"),
+    "wrong-host": (421, "The service does not go by this name"),
+    "head-too-large": (431, "The address and headers are over a limit"),
     "failed": (500, "The service failed"),
     "busy": (503, "The service is busy"),
     "not-ready": (503, "The service is not ready"),
@@ -83,6 +87,8 @@ class Limits:
     max_images: int = 128  # of one patient
     min_side: int = 64  # px of an image's shorter side
     receive_seconds: float = 60  # of waiting for a request to arrive
+    patient_seconds: float = 10  # of waiting, before its pace counts
+    least_rate: float = 4000  # bytes a second of waiting, on average
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ async def read_uploads(
     fieldname: str,  # that holds the images; every other field is refused
     most: int,  # images
     limits: Limits,
+    hold: Callable[[int], None] = lambda size: None,  # told how many bytes of an image are here
 ) -> AsyncIterator[Upload]:
     "Give the images of a multipart form one after another."
     boundary = form_boundary(content_type)
@@ -179,6 +186,7 @@ async def read_uploads(
                         )
                 elif event is not None:
                     parts += event
+                    hold(len(parts))
                 elif segment is not None:
                     yield Upload(count, _named(count, segment)["name"], bytes(parts))
                     count, segment, parts = count + 1, None, bytearray()
@@ -213,20 +221,24 @@ def _named(index: int, segment: MultipartSegment | None) -> dict[str, Any]:
 
 
 async def _in_time(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[bytes]:
-    "The body's chunks, as long as the waiting for them comes to no more than the limit."
-    loop, waited, source = asyncio.get_running_loop(), 0.0, aiter(chunks)
+    "The body's chunks, as long as they come fast enough and the waiting for them has an end."
+    loop, waited, size, source = asyncio.get_running_loop(), 0.0, 0, aiter(chunks)
     while True:
+        paced = max(limits.patient_seconds, size / limits.least_rate)
         begun = loop.time()
         try:
-            async with asyncio.timeout(limits.receive_seconds - waited):
+            async with asyncio.timeout(min(limits.receive_seconds, paced) - waited):
                 chunk = await anext(source)
         except StopAsyncIteration:
             return
         except TimeoutError:
+            if paced < limits.receive_seconds:
+                pace = f"came at less than {limits.least_rate / 1000:g} kB a second"
+                raise Problem("too-slow", f"The upload {pace}.") from None
             raise Problem(
                 "too-slow", f"The upload took more than {limits.receive_seconds:g} s."
             ) from None
-        waited += loop.time() - begun
+        waited, size = waited + loop.time() - begun, size + len(chunk)
         if chunk:
             yield chunk
 

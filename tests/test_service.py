@@ -188,7 +188,7 @@ def test_upload_over_the_limit_is_refused_before_it_is_sent(service, photos):
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         begun = time.perf_counter()
         connection.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         response = http.client.HTTPResponse(connection, method="POST")
@@ -439,7 +439,7 @@ app = make_app(service)
 async def ask():
     data = open(sys.argv[1], "rb").read()
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         one = await client.post("/v1/predict?heatmap=true", files={"image": ("a", data)})
         many = await client.post("/v1/patient", files=[("images", ("a", data))] * 4)
         paths = ("/v1/model", "/metrics", "/", "/openapi.json")
@@ -556,7 +556,7 @@ def form(
 
 
 def request(body: bytes, *headers: str, path: str = "/v1/predict", boundary: str = "edge") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     lines.append(f"Content-Type: multipart/form-data; boundary={boundary}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -593,7 +593,7 @@ def test_an_offer_to_upgrade_costs_no_body(service, client, photos, offer):
     wanted = client.post("/v1/predict", files=lesion(photos[0])).json()
     whole = request(form(photos[0]), *OFFERS[offer])
     plain = request(form(photos[0]))
-    get = "\r\n".join(["GET /readyz HTTP/1.1", "Host: test", *OFFERS[offer], "", ""]).encode()
+    get = "\r\n".join(["GET /readyz HTTP/1.1", "Host: localhost", *OFFERS[offer], "", ""]).encode()
     # twice over one connection, with other requests between; and cut within head and body
     head = whole.index(b"\r\n\r\n")
     cut = (whole[:60], whole[60:head], whole[head : head + 30], whole[head + 30 :])
@@ -633,7 +633,7 @@ GETS += ["/examples", "/examples/lesion-1.jpg", "/static/app.js", "/docs-static/
 def test_head_answers_like_get_without_a_body(service, client, path):
     get = client.get(path)
     assert (get.status_code == 200) == (path in GETS)
-    line = f"HEAD {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+    line = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     address = urlsplit(service)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(line)
