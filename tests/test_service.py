@@ -337,6 +337,7 @@ def test_no_cross_origin_uploads(client, photos):
     preflight = client.options("/v1/predict", headers=asked)
     problem(preflight, 405, "method-not-allowed")
     answer = client.post("/v1/predict", files=lesion(photos[0]), headers=asked)
+    problem(answer, 403, "cross-site")
     for one in (preflight, answer):
         assert not [name for name in one.headers if name.startswith("access-control-")]
 
@@ -840,9 +841,10 @@ def test_below_a_prefix(prefixed, photos, before):
         answer = client.post(f"{before}/v1/predict", files=lesion(photos[0]), headers=key)
         assert answer.json()["status"] == "ok"
         assert client.head(f"{before}/readyz").status_code == 200
-        problem(client.get(f"{before}/nowhere"), 404, "not-found")
-        problem(client.get("/clinic/dermatology/readyz"), 404, "not-found")
-        problem(client.get("/clinic/derm/clinic/derm/readyz"), 404, "not-found")
+        for path in ("/nowhere", "/clinic/dermatology/readyz", "/clinic/derm/clinic/derm/readyz"):
+            address = path if path.startswith("/clinic") else before + path
+            problem(client.get(address), 401, "key-needed")
+            problem(client.get(address, headers=key), 404, "not-found")
     lines = [x for x in prefixed.lines() if x["event"] == "request"]
     assert {"/v1/predict", "/v1/model", "/metrics"} <= {x["route"] for x in lines}
 
