@@ -7,6 +7,7 @@ __all__ = ['ROUTES', 'OPEN', 'OPEN_FOLDERS', 'HEADERS', 'POLICY', 'DOCS_POLICY',
            'as_problem']
 
 # %% ../nbs/56_guard.ipynb #2eed78c4
+import functools
 import hmac
 import ipaddress
 import json
@@ -167,6 +168,7 @@ class Guard:
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{0,5})?")
 
 
+@functools.lru_cache(maxsize=256)
 def answers_to(
     name: str,  # in a Host header, without its port
     hosts: tuple[str, ...],  # the service's own names; *.clinic.org: all below it; *: any

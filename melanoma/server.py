@@ -313,7 +313,8 @@ def _reloading(service: Service) -> Iterator[None]:
         if at_terminal and not os.isatty(0):  # its terminal was closed, and so it ends
             signal.raise_signal(signal.SIGTERM)
         else:
-            threading.Thread(target=service.reload, name="reloading", daemon=True).start()
+            # no daemon: a process that ends while OpenVINO compiles is aborted
+            threading.Thread(target=service.reload, name="reloading", daemon=False).start()
 
     before = signal.signal(signal.SIGHUP, on_hangup)
     try:

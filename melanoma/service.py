@@ -118,6 +118,7 @@ class ServedModel:
 
     def retire(self) -> None:
         "Stop when the last request is answered."
+        time.sleep(0.1)  # one may have taken it just before another was put in its place
         while self.requests:
             time.sleep(0.1)
         self.batcher.stop()

@@ -368,11 +368,8 @@ def bombs(good: dict[str, bytes], rng: random.Random) -> Iterator[tuple[str, byt
         yield "heic of 5000² of one tile 256 times", tiled_heic(tile, 5000, 16), (413,)
         yield "heic of one tile 2500 times", tiled_heic(tile, 5000, 50), (413,)
         yield "heic that is its own tile", tiled_heic(tile, 5000, 5, itself=True), (422,)
-    # 16 of them, and each would be kept for the next image that has it
     photo = Image.open(io.BytesIO(jpeg))
-    for seed in range(16):
-        profile = colour_profile(95, seed)
-        yield "jpeg with a profile of 5 MB", encoded(photo, "JPEG", icc_profile=profile), (413, 422)
+    for seed in range(4):  # each would be kept for the next image that has it
         profile = colour_profile(90, seed)
         yield "jpeg with a profile of 4.4 MB", encoded(photo, "JPEG", icc_profile=profile), (422,)
     yield "dicom with a profile of 4.4 MB", dicom(small, ICCProfile=profile), (422,)

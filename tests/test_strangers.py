@@ -178,11 +178,13 @@ def test_a_head_without_end_is_refused(server, kind):
     before = process.memory_info().rss
 
     def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
+        while True:
             started = time.perf_counter()
             assert httpx.get(server.url + "/healthz", timeout=30).status_code == 200
             slow[0] = max(slow[0], time.perf_counter() - started)
+            peak[0] = max(peak[0], process.memory_info().rss)
+            if stop.wait(0.02):
+                return
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -191,6 +193,8 @@ def test_a_head_without_end_is_refused(server, kind):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for _ in range(600 if "60" in kind else 300):
                 connection.sendall(more * 1000)
+            end = b" HTTP/1.1\r\nHost: localhost" if b"?" in begin else b": x"
+            connection.sendall(end + b"\r\n\r\n")
         status, body = answered(connection)
     stop.set()
     watching.join()
@@ -343,16 +347,19 @@ def set_of(photos: list[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 def test_slow_uploads_take_nobodys_place(exported, photos, tmp_path):
-    "Three sets whose last image does not come: each could fill the queue of 8 images."
-    body, headers = set_of((photos * 7)[:7])
+    "A set whose last image does not come, and two lone images: they filled a queue of 8."
+    body, headers = set_of((photos * 8)[:8])
+    alone = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
+    alone += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
     head = f"POST /v1/patient HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     head += f"Content-Type: {headers['Content-Type']}\r\n\r\n"
     with serving(exported, tmp_path / "log", *RUN, "--queue", "8") as server:
         server.wait()
         with contextlib.ExitStack() as stack, httpx.Client(base_url=server.url) as client:
             slow = [stack.enter_context(connected(server.url)) for _ in range(3)]
-            for one in slow:
-                one.sendall(head.encode() + body[:-200])
+            for one, begin in zip(slow, (head.encode() + body[:-200], alone, alone), strict=True):
+                one.sendall(begin)
+                time.sleep(0.5)
             time.sleep(1)
             files, statuses = {"image": ("a.jpg", photos[0])}, []
             end = time.monotonic() + 6
@@ -376,7 +383,7 @@ def test_slow_uploads_take_nobodys_place(exported, photos, tmp_path):
                 time.sleep(0.3)
             status, answer = answered(connection)
             assert status == 200
-            assert [x["status"] for x in json.loads(answer)["lesions"]] == ["ok"] * 7
+            assert [x["status"] for x in json.loads(answer)["lesions"]] == ["ok"] * 8
 
 
 def test_half_sent_uploads_leave_the_half_of_the_memory_to_others(exported, photos, tmp_path):
