@@ -253,7 +253,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
             size, begin = struct.unpack_from(">Q", data, begin)[0], begin + 8
         stop = at + size if size else end
         if not begin <= stop <= end:
-            raise BadImage("a HEIC whose boxes do not fit into each other")
+            raise OtherKind("HEIC image that is damaged")
         yield kind, begin, stop
         at = stop
 
@@ -292,7 +292,7 @@ def heic_pixels(
                 if kind == b"ipma":
                     areas |= _areas(data, c, sizes)
     except (struct.error, IndexError):
-        raise BadImage("a HEIC that is cut off") from None
+        raise OtherKind("HEIC image that is damaged") from None
 
     def cost(picture: int, above: tuple[int, ...] = ()) -> int:
         if picture in above or len(above) > 4:
