@@ -71,7 +71,7 @@ class OpenVino:
 
     def __init__(
         self,
-        graph: Path | bytes,  # ensemble.onnx, or what was read from it
+        graph: Path | Callable[[], bytes],  # ensemble.onnx, or what gives the bytes read from it
         precision: str = "fp32",  # fp32 or bf16
         cache: Path | None = None,  # a folder for what was compiled; None = compile anew
         sha256: str = "",  # that the graph should have: what was compiled is found by it
@@ -88,8 +88,8 @@ class OpenVino:
         self._cache, self._sha256 = cache, sha256
         self._of = [openvino.get_version(), self._core.get_property("CPU", "FULL_DEVICE_NAME")]
         self._of += [self._settings, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
-        data = graph if isinstance(graph, bytes) else graph.read_bytes()
-        many = self._compiled(data, single=False)
+        give = _bytes_of(graph)
+        many = self._compiled(give, single=False)
         self._outputs = [output.any_name for output in many.outputs]
         self._many = many.create_infer_request()
         self._single: Any = None
@@ -97,19 +97,20 @@ class OpenVino:
         # holds by then. No daemon, whatever the thread here is: a process that ends while OpenVINO
         # compiles is aborted
         self._compiling: threading.Thread | None = threading.Thread(
-            target=self._compile_single, args=(data,), name="compiling", daemon=False
+            target=self._compile_single, args=(give,), name="compiling", daemon=False
         )
 
-    def _compile_single(self, data: bytes) -> None:
-        self._single = self._compiled(data, single=True).create_infer_request()
+    def _compile_single(self, give: Callable[[], bytes]) -> None:
+        self._single = self._compiled(give, single=True).create_infer_request()
 
-    def _compiled(self, data: bytes, single: bool) -> Any:
+    def _compiled(self, give: Callable[[], bytes], single: bool) -> Any:
         "The graph compiled; read back where that was done before for the same bytes."
         sha256 = self._sha256
         if self._cache and sha256:
             with contextlib.suppress(OSError, RuntimeError):  # not there, or cut off: compile
                 kept = self._kept(sha256, single).read_bytes()
                 return self._core.import_model(kept, "CPU", self._settings)
+        data = give()
         model = self._core.read_model(data)
         if single:
             model.reshape({0: [1, *model.input(0).partial_shape[1:]]})
@@ -146,7 +147,7 @@ class OnnxRuntime:
 
     def __init__(
         self,
-        graph: Path | bytes,  # ensemble.onnx, or what was read from it
+        graph: Path | Callable[[], bytes],  # ensemble.onnx, or what gives the bytes read from it
         precision: str = "fp32",
         cache: Path | None = None,  # nothing is compiled: not used
         sha256: str = "",
@@ -160,7 +161,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         self.name = "ONNX Runtime"
         providers = ["CPUExecutionProvider"]
-        data = graph if isinstance(graph, bytes) else graph.read_bytes()
+        data = _bytes_of(graph)()
         self._session = onnxruntime.InferenceSession(data, options, providers=providers)
 
     def __call__(self, pixels: np.ndarray) -> Scored:
@@ -168,6 +169,14 @@ class OnnxRuntime:
         names = [output.name for output in self._session.get_outputs()]
         values = self._session.run(names, {"pixels": pixels})
         return Scored.named(dict(zip(names, values, strict=True)))
+
+
+def _bytes_of(graph: Path | Callable[[], bytes]) -> Callable[[], bytes]:
+    "What gives a graph's bytes, which are read once."
+    if not isinstance(graph, Path):
+        return graph
+    data = graph.read_bytes()
+    return lambda: data
 
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
@@ -300,10 +309,12 @@ def open_graph(
     header = read_graph_header(run)
     rule = Preprocessing.from_dict(header["preprocessing"])
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
-    data, cache = graph_paths(run.weights)[0].read_bytes(), run.weights / "ensemble.cache"
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(RUNTIMES[name], data, precision, cache, header["sha256"])
-        check_graph(run, header, data)  # its error goes before one of a runtime that cannot read it
+    onnx, cache = graph_paths(run.weights)[0], run.weights / "ensemble.cache"
+    with ThreadPoolExecutor(2) as pool:
+        data = pool.submit(onnx.read_bytes)
+        building = pool.submit(RUNTIMES[name], data.result, precision, cache, header["sha256"])
+        # its error goes before one of a runtime that cannot read it
+        check_graph(run, header, data.result())
         return Graph(header, rule, building.result(), precision)
 
 # %% ../nbs/48_graph.ipynb #4f395f89
