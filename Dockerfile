@@ -1,6 +1,7 @@
 # The service alone: neither torch nor Jupyter is in this image.
 #   docker build -t melanoma .
-#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+#   head -c 24 /dev/urandom | base64 > key.txt    # what requests have to send
+#   docker run --rm -p 8000:8000 -v "$PWD/key.txt:/run/secrets/melanoma-key:ro" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
 #     -v "$PWD/weights/isic:/data/weights/isic:ro" melanoma --run isic
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /src
@@ -24,4 +25,5 @@ WORKDIR /data
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
-ENTRYPOINT ["melanoma", "serve", "--host", "0.0.0.0"]
+# others reach it, so it asks for a key; who wants none says --entrypoint melanoma … serve --host 0.0.0.0
+ENTRYPOINT ["melanoma", "serve", "--host", "0.0.0.0", "--api-key-file", "/run/secrets/melanoma-key"]

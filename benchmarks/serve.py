@@ -56,7 +56,7 @@ def request_bytes(data: bytes, form: bool) -> bytes:
         kind = "multipart/form-data; boundary=edge"
         head = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
         body = head + data + b"\r\n--edge--\r\n"
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -150,7 +150,9 @@ class Process:
         for _ in range(600):
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+                writer.write(
+                    b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                )
                 if b" 200 " in await reader.readline():
                     return self
             except ConnectionError:

@@ -63,6 +63,9 @@ def serve(
     root_path: Annotated[
         str, typer.Option(help="Where a proxy shows it, for example /melanoma.")
     ] = "",
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Another name it goes by; repeatable. * = any.")
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file with the key that requests must send.")
     ] = None,
@@ -83,7 +86,7 @@ def serve(
     with ThreadPoolExecutor(1) as pool:
         # the graph is opened while the web framework is imported
         opening = None if demo else pool.submit(open_graph, home, runtime, precision)
-        from melanoma.serve import run_server
+        from melanoma.server import run_server
         from melanoma.service import Limits, Service, Settings, read_api_key
 
         limits, key = Limits(max_upload_mb, max_megapixels), read_api_key(api_key_file)
@@ -95,13 +98,14 @@ def serve(
             runtime=runtime,
             precision=precision,
             root_path=root_path,
+            hosts=(host, *(allowed_host or ())),
         )
         service = Service(settings)
         if opening:
             find_run(run)  # a misspelt name is asked about
             service.load(home, opening.result())
     if demo:
-        from melanoma.service_demo import load_demo
+        from melanoma.service import load_demo
 
         beside = partial(load_demo, service, home)
     run_server(service, host, port, beside)

@@ -169,7 +169,7 @@ DEMO_RUN = "serve-demo"
 def demo_model() -> None:
     "Train and export the small model of `serve --demo`; lines beginning with == say where it is."
     from melanoma.pipeline import train_folds
-    from melanoma.service_demo import DRAWINGS, FOLDS
+    from melanoma.service import DRAWINGS, FOLDS
     from melanoma.synthetic import make_dataset
 
     home = Run.named(DEMO_RUN)

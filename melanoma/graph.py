@@ -8,7 +8,8 @@ __all__ = ['OUTPUTS', 'VERSION', 'RUNTIMES', 'Scored', 'Runtime', 'OpenVino', 'O
            'graph_logits']
 
 # %% ../nbs/48_graph.ipynb #39fd075c
-import os
+import contextlib
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .core import BadInput, file_sha256, read_json, shown
+from .core import BadInput, atomic_path, digest, file_sha256, read_json, shown
 from .images import Preprocessing
 from .parallel import usable_cpus
 from .run import Run
@@ -70,41 +71,71 @@ class OpenVino:
 
     def __init__(
         self,
-        path: Path,  # ensemble.onnx
+        graph: Path | Callable[[], bytes],  # ensemble.onnx, or what gives the bytes read from it
         precision: str = "fp32",  # fp32 or bf16
         cache: Path | None = None,  # a folder for what was compiled; None = compile anew
+        sha256: str = "",  # that the graph should have: what was compiled is found by it
     ):
         import openvino
 
-        core = openvino.Core()
-        settings = {
+        self.name = "OpenVINO"
+        self._core = openvino.Core()
+        self._settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": usable_cpus(),
         }
-        if cache and os.access(cache if cache.is_dir() else cache.parent, os.W_OK):
-            settings["CACHE_DIR"] = str(cache)  # what was compiled once is read back
-        self.name = "OpenVINO"
-        many = core.compile_model(str(path), "CPU", settings)
+        self._cache, self._sha256 = cache, sha256
+        self._of = [openvino.get_version(), self._core.get_property("CPU", "FULL_DEVICE_NAME")]
+        self._of += [self._settings, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+        give = _bytes_of(graph)
+        many = self._compiled(give, single=False)
         self._outputs = [output.any_name for output in many.outputs]
         self._many = many.create_infer_request()
         self._single: Any = None
+        # when the first image comes alone, and beside it: from the same bytes, whatever the file
+        # holds by then. No daemon, whatever the thread here is: a process that ends while OpenVINO
+        # compiles is aborted
+        self._compiling: threading.Thread | None = threading.Thread(
+            target=self._compile_single, args=(give,), name="compiling", daemon=False
+        )
 
-        def compile_single() -> None:
-            alone = core.read_model(str(path))
-            alone.reshape({0: [1, *alone.input(0).partial_shape[1:]]})
-            self._single = core.compile_model(alone, "CPU", settings).create_infer_request()
+    def _compile_single(self, give: Callable[[], bytes]) -> None:
+        self._single = self._compiled(give, single=True).create_infer_request()
 
-        # when the first image comes alone, and beside it. No daemon, whatever the thread here is:
-        # a process that ends while OpenVINO compiles is aborted
-        self._compiling = threading.Thread(target=compile_single, name="compiling", daemon=False)
+    def _compiled(self, give: Callable[[], bytes], single: bool) -> Any:
+        "The graph compiled; read back where that was done before for the same bytes."
+        sha256 = self._sha256
+        if self._cache and sha256:
+            with contextlib.suppress(OSError, RuntimeError):  # not there, or cut off: compile
+                kept = self._kept(sha256, single).read_bytes()
+                return self._core.import_model(kept, "CPU", self._settings)
+        data = give()
+        model = self._core.read_model(data)
+        if single:
+            model.reshape({0: [1, *model.input(0).partial_shape[1:]]})
+        compiled = self._core.compile_model(model, "CPU", self._settings)
+        if self._cache:
+            sha256 = hashlib.sha256(data).hexdigest()  # of these bytes, whatever they should be
+            with (
+                contextlib.suppress(OSError),  # a folder that cannot be written
+                atomic_path(self._kept(sha256, single)) as path,
+            ):
+                path.write_bytes(compiled.export_model().getbuffer())
+        return compiled
+
+    def _kept(self, sha256: str, single: bool) -> Path:
+        "The file of what was compiled from these bytes, for this CPU, by this OpenVINO."
+        assert self._cache is not None
+        return self._cache / f"{digest([*self._of, sha256, single])}.blob"
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it; one call at a time."
         request = self._many
         if len(pixels) == 1:
-            if self._compiling.ident is None:
+            if self._compiling is not None:
                 self._compiling.start()
+                self._compiling = None  # and with it the bytes, once it is done
             request = self._single or self._many
         request.infer({0: pixels}, share_inputs=True)
         tensors = {name: request.get_output_tensor(i) for i, name in enumerate(self._outputs)}
@@ -116,9 +147,10 @@ class OnnxRuntime:
 
     def __init__(
         self,
-        path: Path,  # ensemble.onnx
+        graph: Path | Callable[[], bytes],  # ensemble.onnx, or what gives the bytes read from it
         precision: str = "fp32",
         cache: Path | None = None,  # nothing is compiled: not used
+        sha256: str = "",
     ):
         import onnxruntime
 
@@ -129,13 +161,22 @@ class OnnxRuntime:
         options.log_severity_level = 3
         self.name = "ONNX Runtime"
         providers = ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        data = _bytes_of(graph)()
+        self._session = onnxruntime.InferenceSession(data, options, providers=providers)
 
     def __call__(self, pixels: np.ndarray) -> Scored:
         "Run it."
         names = [output.name for output in self._session.get_outputs()]
         values = self._session.run(names, {"pixels": pixels})
         return Scored.named(dict(zip(names, values, strict=True)))
+
+
+def _bytes_of(graph: Path | Callable[[], bytes]) -> Callable[[], bytes]:
+    "What gives a graph's bytes, which are read once."
+    if not isinstance(graph, Path):
+        return graph
+    data = graph.read_bytes()
+    return lambda: data
 
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
@@ -235,12 +276,14 @@ def read_graph_header(
 def check_graph(
     run: Run,
     header: dict[str, Any],
+    data: bytes | None = None,  # of the graph; None = what its file holds now
 ) -> None:
     "Refuse a graph that is not the one described, or that was made from other weights."
     onnx, path = graph_paths(run.weights)
     with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter to others
         stale = pool.submit(stale_folds, run, header)
-        whole = file_sha256(onnx) == header["sha256"]
+        sha256 = file_sha256(onnx) if data is None else hashlib.sha256(data).hexdigest()
+        whole = sha256 == header["sha256"]
     again = f"export it again: `melanoma export --run {run.name} --force`."
     if not whole:
         raise BadInput(f"{onnx} is not the file that {path.name} describes: {again}")
@@ -262,14 +305,16 @@ def open_graph(
     runtime: str = "auto",  # auto, openvino or onnxruntime
     precision: str = "auto",  # auto, fp32 or bf16
 ) -> Graph:
-    "Open a run's graph, and check meanwhile that it is the right one."
+    "Open a run's graph: read once, checked meanwhile, and never looked at on disk again."
     header = read_graph_header(run)
     rule = Preprocessing.from_dict(header["preprocessing"])
     name, precision = choose_runtime(runtime, precision, tuple(header["cleared"]))
     onnx, cache = graph_paths(run.weights)[0], run.weights / "ensemble.cache"
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(RUNTIMES[name], onnx, precision, cache)
-        check_graph(run, header)  # its error goes before one of a runtime that cannot read the file
+    with ThreadPoolExecutor(2) as pool:
+        data = pool.submit(onnx.read_bytes)
+        building = pool.submit(RUNTIMES[name], data.result, precision, cache, header["sha256"])
+        # its error goes before one of a runtime that cannot read it
+        check_graph(run, header, data.result())
         return Graph(header, rule, building.result(), precision)
 
 # %% ../nbs/48_graph.ipynb #4f395f89

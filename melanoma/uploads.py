@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PROBLEMS', 'URN', 'MEGA', 'FORMATS', 'KINDS', 'READ', 'MOST_HEADER', 'MOST_SCANS', 'Problem', 'Limits', 'Upload',
-           'clean_name', 'sent_name', 'form_boundary', 'read_uploads', 'decode_upload']
+           'clean_name', 'sent_name', 'form_boundary', 'read_uploads', 'heic_pixels', 'decode_upload']
 
 # %% ../nbs/52_uploads.ipynb #badacaec
 import asyncio
 import email.header
 import re
-from collections.abc import AsyncIterator
+import struct
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -19,12 +21,14 @@ from urllib.parse import unquote_to_bytes
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 from .core import BadImage, BadInput, MelanomaError
-from .images import CUT_OFF, Decoded, OtherKind, jpeg_marks, read_image
+from .images import CUT_OFF, Decoded, OtherKind, jpeg_marks, kind_of, read_image
 
 # %% ../nbs/52_uploads.ipynb #c845ea7a
 PROBLEMS = {  # type → (HTTP status, title)
     "bad-upload": (400, "The upload could not be read"),
+    "bad-request": (400, "The request could not be read"),
     "key-needed": (401, "A valid API key is needed"),
+    "cross-site": (403, "Another site's page may not send this"),
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not take that method"),
     "too-slow": (408, "The upload took too long"),
@@ -33,6 +37,8 @@ PROBLEMS = {  # type → (HTTP status, title)
     "not-a-form": (415, "The request is no multipart form"),
     "bad-parameter": (422, "A parameter or field is wrong"),
     "unreadable-image": (422, "An image is damaged"),
+    "wrong-host": (421, "The service does not go by this name"),
+    "head-too-large": (431, "The address and headers are over a limit"),
     "failed": (500, "The service failed"),
     "busy": (503, "The service is busy"),
     "not-ready": (503, "The service is not ready"),
@@ -83,6 +89,8 @@ class Limits:
     max_images: int = 128  # of one patient
     min_side: int = 64  # px of an image's shorter side
     receive_seconds: float = 60  # of waiting for a request to arrive
+    patient_seconds: float = 10  # of waiting, before its pace counts
+    least_rate: float = 4000  # bytes a second of waiting, on average
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ async def read_uploads(
     fieldname: str,  # that holds the images; every other field is refused
     most: int,  # images
     limits: Limits,
+    hold: Callable[[int], None] = lambda size: None,  # told how many bytes of an image are here
 ) -> AsyncIterator[Upload]:
     "Give the images of a multipart form one after another."
     boundary = form_boundary(content_type)
@@ -179,6 +188,7 @@ async def read_uploads(
                         )
                 elif event is not None:
                     parts += event
+                    hold(len(parts))
                 elif segment is not None:
                     yield Upload(count, _named(count, segment)["name"], bytes(parts))
                     count, segment, parts = count + 1, None, bytearray()
@@ -213,22 +223,100 @@ def _named(index: int, segment: MultipartSegment | None) -> dict[str, Any]:
 
 
 async def _in_time(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[bytes]:
-    "The body's chunks, as long as the waiting for them comes to no more than the limit."
-    loop, waited, source = asyncio.get_running_loop(), 0.0, aiter(chunks)
+    "The body's chunks, as long as they come fast enough and the waiting for them has an end."
+    loop, waited, size, source = asyncio.get_running_loop(), 0.0, 0, aiter(chunks)
     while True:
+        paced = max(limits.patient_seconds, size / limits.least_rate)
         begun = loop.time()
         try:
-            async with asyncio.timeout(limits.receive_seconds - waited):
+            async with asyncio.timeout(min(limits.receive_seconds, paced) - waited):
                 chunk = await anext(source)
         except StopAsyncIteration:
             return
         except TimeoutError:
+            if paced < limits.receive_seconds:
+                pace = f"came at less than {limits.least_rate / 1000:g} kB a second"
+                raise Problem("too-slow", f"The upload {pace}.") from None
             raise Problem(
                 "too-slow", f"The upload took more than {limits.receive_seconds:g} s."
             ) from None
-        waited += loop.time() - begun
+        waited, size = waited + loop.time() - begun, size + len(chunk)
         if chunk:
             yield chunk
+
+# %% ../nbs/52_uploads.ipynb #c25777f4
+def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    "Kind, begin and end of the boxes (ISO 14496-12) in a part of a file."
+    while at + 8 <= end:
+        size, kind, begin = *struct.unpack_from(">I4s", data, at), at + 8
+        if size == 1:
+            size, begin = struct.unpack_from(">Q", data, begin)[0], begin + 8
+        stop = at + size if size else end
+        if not begin <= stop <= end:
+            raise OtherKind("HEIC image that is damaged")
+        yield kind, begin, stop
+        at = stop
+
+
+def heic_pixels(
+    data: bytes,  # a HEIC file
+) -> int:
+    "Pixels that are decoded for its first picture: the whole, and a tile as often as it is used."
+    sizes: list[int] = []  # by number of the property; 0: it is none of a size
+    areas: dict[int, int] = {}  # by number of the picture
+    tiles: dict[int, list[int]] = defaultdict(list)  # of a picture, and its transparency
+    first = 0
+    try:
+        metas = [(a, b) for kind, a, b in _boxes(data, 0, len(data)) if kind == b"meta"]
+        inner = [box for a, b in metas for box in _boxes(data, a + 4, b)]
+        for kind, a, _ in inner:
+            if kind == b"pitm":
+                first = struct.unpack_from(">I" if data[a] else ">H", data, a + 4)[0]
+        for a, b in ((a, b) for kind, a, b in inner if kind == b"iref"):
+            number = "I" if data[a] else "H"
+            for kind, c, _ in _boxes(data, a + 4, b):
+                source, n = struct.unpack_from(f">{number}H", data, c)
+                to = struct.unpack_from(f">{n}{number}", data, c + struct.calcsize(f">{number}H"))
+                if kind == b"dimg":
+                    tiles[source] += to
+                elif kind == b"auxl":
+                    for picture in to:
+                        tiles[picture].append(source)
+        for a, b in ((a, b) for kind, a, b in inner if kind == b"iprp"):
+            for kind, c, d in _boxes(data, a, b):
+                if kind == b"ipco":
+                    for name, e, _ in _boxes(data, c, d):
+                        size = struct.unpack_from(">II", data, e + 4) if name == b"ispe" else (0, 0)
+                        sizes.append(size[0] * size[1])
+            for kind, c, _ in _boxes(data, a, b):
+                if kind == b"ipma":
+                    areas |= _areas(data, c, sizes)
+    except (struct.error, IndexError):
+        raise OtherKind("HEIC image that is damaged") from None
+
+    def cost(picture: int, above: tuple[int, ...] = ()) -> int:
+        if picture in above or len(above) > 4:
+            raise BadImage("a HEIC that is made of itself")
+        used = Counter(tiles.get(picture, ()))
+        inside = sum(n * cost(tile, (*above, picture)) for tile, n in used.items())
+        return areas.get(picture, 0) + inside
+
+    return cost(first)
+
+
+def _areas(data: bytes, at: int, sizes: list[int]) -> dict[int, int]:
+    "Pixels of the pictures to which an `ipma` box gives a size."
+    number, step = (">I" if data[at] else ">H"), 1 + (data[at + 3] & 1)
+    [count], at, areas = struct.unpack_from(">I", data, at + 4), at + 8, {}
+    for _ in range(count):
+        [picture] = struct.unpack_from(number, data, at)
+        at += struct.calcsize(number)
+        n, at = data[at], at + 1
+        given = [int.from_bytes(data[at + i * step : at + (i + 1) * step], "big") for i in range(n)]
+        at += n * step
+        index = [x & (0x7FFF if step == 2 else 0x7F) for x in given]
+        areas[picture] = max((sizes[i - 1] for i in index if 0 < i <= len(sizes)), default=0)
+    return areas
 
 # %% ../nbs/52_uploads.ipynb #26a022a1
 def decode_upload(
@@ -246,6 +334,8 @@ def decode_upload(
         if upload.data[:2] == b"\xff\xd8" and jpeg_marks(upload.data).scans > MOST_SCANS:
             raise refuse("unreadable-image", f"the JPEG has more than {MOST_SCANS} scans")
         most = int(limits.max_megapixels * MEGA)
+        if kind_of(upload.data) == "HEIC image" and heic_pixels(upload.data) > 2.5 * most:
+            raise refuse("too-large", f"over the limit of {limits.max_megapixels:g} megapixels")
         return read_image(upload.data, at_least, most, FORMATS)
     except BadImage as error:
         text = str(error)
@@ -256,7 +346,7 @@ def decode_upload(
             raise refuse("not-an-image", f"this is no image; send {READ}") from None
         if isinstance(error, OtherKind):
             raise refuse("not-an-image", f"{text}; send {READ}") from None
-        told = text.startswith(("a DICOM file", CUT_OFF))
+        told = text.startswith(("a DICOM file", "its colour profile", CUT_OFF))
         damaged = "the image is damaged and cannot be decoded"
         raise refuse("unreadable-image", text if told else damaged) from None
     except BadInput as error:  # what it takes to read it is not installed on this server

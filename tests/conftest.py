@@ -12,6 +12,7 @@ import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def exported(trained) -> Path:
 class Server:
     "A `melanoma serve` process, its address and its log."
 
-    def __init__(self, root: Path, log: Path, *arguments: str):
+    def __init__(self, root: Path, log: Path, *arguments: str, **options: Any):
         self.log = log
         program = str(Path(sys.executable).with_name("melanoma"))
         environment = os.environ | {"MELANOMA_ROOT": str(root)}
@@ -128,6 +129,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
+                **options,
             )
         self.url = ""
 
@@ -160,9 +162,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(root: Path, log: Path, *arguments: str) -> Iterator[Server]:
-    "A server for a block."
-    server = Server(root, log, *arguments)
+def serving(root: Path, log: Path, *arguments: str, **options: Any) -> Iterator[Server]:
+    "A server for a block; options are Popen's."
+    server = Server(root, log, *arguments, **options)
     try:
         yield server
     finally:

@@ -69,7 +69,12 @@ class Answer:
 def wire(path: str, kind: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
     "The bytes of a POST."
     size = len(body) if length is None else length
-    lines = [f"POST {path} HTTP/1.1", "Host: test", "Connection: close", f"Content-Length: {size}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Connection: close",
+        f"Content-Length: {size}",
+    ]
     lines += [f"Content-Type: {kind}"] if kind else []
     return "\r\n".join([*lines, *headers, "", ""]).encode("latin1") + body
 
@@ -219,6 +224,71 @@ def segments(jpeg: bytes, marker: int, head: bytes, n: int, rng: random.Random) 
     return jpeg[:2] + (struct.pack(">BBH", 255, marker, len(one) + 2) + one) * n + jpeg[2:]
 
 
+def box(kind: bytes, *parts: bytes) -> bytes:
+    "A box of an ISO base media file."
+    body = b"".join(parts)
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def tiled_heic(tile: bytes, side: int, n: int, itself: bool = False) -> bytes:
+    "A HEIC of n × n times the one picture of another; or of itself."
+
+    def part(kind: bytes) -> bytes:
+        at = tile.index(kind) - 4
+        return tile[at : at + struct.unpack_from(">I", tile, at)[0]]
+
+    media, no_flags = part(b"mdat")[8:], bytes(4)
+    grid = struct.pack(">BBBBHH", 0, 0, n - 1, n - 1, side, side)
+
+    def meta(offset: int) -> bytes:
+        places = struct.pack(">BBH", 0x44, 0, 2)
+        places += struct.pack(">HHHHII", 1, 0, 0, 1, offset, len(media))
+        places += struct.pack(">HHHHII", 2, 1, 0, 1, 0, len(grid))
+        kinds = [
+            box(b"infe", b"\2\0\0\0", struct.pack(">HH", i + 1, 0), kind, b"\0")
+            for i, kind in enumerate((b"hvc1", b"grid"))
+        ]
+        used = struct.pack(">HH", 2, n * n) + struct.pack(">H", 2 if itself else 1) * n * n
+        size = box(b"ispe", no_flags, struct.pack(">II", side, side))
+        given = struct.pack(">IHBBBHBB", 2, 1, 2, 0x81, 2, 2, 1, 3)
+        return box(
+            b"meta",
+            no_flags,
+            box(b"hdlr", no_flags, bytes(4), b"pict", bytes(13)),
+            box(b"pitm", no_flags, struct.pack(">H", 2)),
+            box(b"iloc", b"\1\0\0\0", places),
+            box(b"iinf", no_flags, struct.pack(">H", 2), *kinds),
+            box(b"iref", no_flags, box(b"dimg", used)),
+            box(
+                b"iprp",
+                box(b"ipco", part(b"hvcC"), part(b"ispe"), size),
+                box(b"ipma", no_flags, given),
+            ),
+            box(b"idat", grid),
+        )
+
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", media)
+
+
+def colour_profile(points: int, seed: int) -> bytes:
+    "An ICC profile with a table of random colours: so many points along each of three axes."
+    table = random.Random(seed).randbytes(points**3 * 6)
+    ends = struct.pack(">HH", 0, 65_535) * 3
+    matrix = struct.pack(">9i", 65_536, 0, 0, 0, 65_536, 0, 0, 0, 65_536)
+    tag = b"mft2" + bytes(4) + struct.pack(">BBBB", 3, 3, points, 0) + matrix
+    tag += struct.pack(">HH", 2, 2) + ends + table + ends
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63_190, 65_536, 54_061)
+    index, body = struct.pack(">I", 2), b""
+    for name, data in ((b"wtpt", white), (b"A2B0", tag + bytes(-len(tag) % 4))):
+        index += name + struct.pack(">II", 128 + 4 + 24 + len(body), len(data))
+        body += data
+    size = 128 + len(index) + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"scnr", b"RGB ", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + white[8:]
+    return head.ljust(128, b"\0") + index + body
+
+
 def bombs(good: dict[str, bytes], rng: random.Random) -> Iterator[tuple[str, bytes, tuple]]:
     "Small files that are meant to fill memory or time."
     jpeg, progressive = good["jpeg"], good["progressive jpeg"]
@@ -293,6 +363,18 @@ def bombs(good: dict[str, bytes], rng: random.Random) -> Iterator[tuple[str, byt
         size = data.index(b"ispe") + 8
         wide = data[:size] + struct.pack(">II", 60_000, 60_000) + data[size + 8 :]
         yield "heic that says 60000²", wide, (413, 415, 422)
+        tile = encoded(Image.new("RGB", (1024, 1024), (120, 90, 80)), "HEIF")
+        yield "heic of 5000² in 25 tiles", tiled_heic(tile, 5000, 5), (200,)
+        yield "heic of 5000² of one tile 256 times", tiled_heic(tile, 5000, 16), (413,)
+        yield "heic of one tile 2500 times", tiled_heic(tile, 5000, 50), (413,)
+        yield "heic that is its own tile", tiled_heic(tile, 5000, 5, itself=True), (422,)
+    photo = Image.open(io.BytesIO(jpeg))
+    for seed in range(4):  # each would be kept for the next image that has it
+        profile = colour_profile(90, seed)
+        yield "jpeg with a profile of 4.4 MB", encoded(photo, "JPEG", icc_profile=profile), (422,)
+    yield "dicom with a profile of 4.4 MB", dicom(small, ICCProfile=profile), (422,)
+    profile = colour_profile(60, 0)
+    yield "jpeg with a profile of 1.3 MB", encoded(photo, "JPEG", icc_profile=profile), (200,)
 
 
 def archive() -> bytes:
@@ -467,8 +549,11 @@ def broken_http(path: str, body: bytes) -> list[tuple[str, bytes]]:
         ("two lengths", good.replace(size, size + b"\r\nContent-Length: 7")),
         ("a length and chunks", good.replace(size, size + b"\r\nTransfer-Encoding: chunked")),
         ("a chunk of no size", good.replace(size, b"Transfer-Encoding: chunked")),
-        ("a header of 200 kB", good.replace(b"Host: test", b"X: " + b"x" * 200_000)),
-        ("a line break in a header", good.replace(b"Host: test", b"Host: test\r\n\r\nsecret")),
+        ("a header of 200 kB", good.replace(b"Host: localhost", b"X: " + b"x" * 200_000)),
+        (
+            "a line break in a header",
+            good.replace(b"Host: localhost", b"Host: localhost\r\n\r\nsecret"),
+        ),
         ("another protocol", b"SSH-2.0-secret\r\n\r\n" + good),
         ("noise", random.Random(SEED).randbytes(500)),
     ]

@@ -188,7 +188,7 @@ def test_upload_over_the_limit_is_refused_before_it_is_sent(service, photos):
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         begun = time.perf_counter()
         connection.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         response = http.client.HTTPResponse(connection, method="POST")
@@ -337,6 +337,7 @@ def test_no_cross_origin_uploads(client, photos):
     preflight = client.options("/v1/predict", headers=asked)
     problem(preflight, 405, "method-not-allowed")
     answer = client.post("/v1/predict", files=lesion(photos[0]), headers=asked)
+    problem(answer, 403, "cross-site")
     for one in (preflight, answer):
         assert not [name for name in one.headers if name.startswith("access-control-")]
 
@@ -439,7 +440,7 @@ app = make_app(service)
 async def ask():
     data = open(sys.argv[1], "rb").read()
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         one = await client.post("/v1/predict?heatmap=true", files={"image": ("a", data)})
         many = await client.post("/v1/patient", files=[("images", ("a", data))] * 4)
         paths = ("/v1/model", "/metrics", "/", "/openapi.json")
@@ -556,7 +557,7 @@ def form(
 
 
 def request(body: bytes, *headers: str, path: str = "/v1/predict", boundary: str = "edge") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     lines.append(f"Content-Type: multipart/form-data; boundary={boundary}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -593,7 +594,7 @@ def test_an_offer_to_upgrade_costs_no_body(service, client, photos, offer):
     wanted = client.post("/v1/predict", files=lesion(photos[0])).json()
     whole = request(form(photos[0]), *OFFERS[offer])
     plain = request(form(photos[0]))
-    get = "\r\n".join(["GET /readyz HTTP/1.1", "Host: test", *OFFERS[offer], "", ""]).encode()
+    get = "\r\n".join(["GET /readyz HTTP/1.1", "Host: localhost", *OFFERS[offer], "", ""]).encode()
     # twice over one connection, with other requests between; and cut within head and body
     head = whole.index(b"\r\n\r\n")
     cut = (whole[:60], whole[60:head], whole[head : head + 30], whole[head + 30 :])
@@ -633,7 +634,7 @@ GETS += ["/examples", "/examples/lesion-1.jpg", "/static/app.js", "/docs-static/
 def test_head_answers_like_get_without_a_body(service, client, path):
     get = client.get(path)
     assert (get.status_code == 200) == (path in GETS)
-    line = f"HEAD {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+    line = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     address = urlsplit(service)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(line)
@@ -840,9 +841,10 @@ def test_below_a_prefix(prefixed, photos, before):
         answer = client.post(f"{before}/v1/predict", files=lesion(photos[0]), headers=key)
         assert answer.json()["status"] == "ok"
         assert client.head(f"{before}/readyz").status_code == 200
-        problem(client.get(f"{before}/nowhere"), 404, "not-found")
-        problem(client.get("/clinic/dermatology/readyz"), 404, "not-found")
-        problem(client.get("/clinic/derm/clinic/derm/readyz"), 404, "not-found")
+        for path in ("/nowhere", "/clinic/dermatology/readyz", "/clinic/derm/clinic/derm/readyz"):
+            address = path if path.startswith("/clinic") else before + path
+            problem(client.get(address), 401, "key-needed")
+            problem(client.get(address, headers=key), 404, "not-found")
     lines = [x for x in prefixed.lines() if x["event"] == "request"]
     assert {"/v1/predict", "/v1/model", "/metrics"} <= {x["route"] for x in lines}
 
