@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from . import commands
-from .core import BadInput, MelanomaError, project_root, relative
+from .core import BadInput, MelanomaError, project_root, relative, visible
 from .demo import DEMO_RUN, demo_model
 from .demo import demo as tell_demo
 from melanoma.options import (
@@ -219,10 +219,10 @@ def main() -> None:
         words = join_parameters(sys.argv[1:])
         code = app(words, prog_name="melanoma", standalone_mode=False)
     except BadInput as error:
-        print(f"melanoma: {error}", file=sys.stderr)
+        print(f"melanoma: {visible(error, 'text')}", file=sys.stderr)
         code = 2
     except MelanomaError as error:
-        print(f"melanoma: {error}", file=sys.stderr)
+        print(f"melanoma: {visible(error, 'text')}", file=sys.stderr)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOMS', 'SEPARATORS', 'PATIENT_WORDS', 'CASE_WORDS', 'LESION_WORDS', 'KNOWN_COLUMNS', 'table_text', 'zipped',
-           'separator_of', 'read_csv', 'listing']
+           'separator_of', 'read_csv', 'listing', 'guarded', 'unguarded']
 
 # %% ../nbs/05_spreadsheets.ipynb #6453d111
 import codecs
@@ -13,12 +13,12 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from .core import BadTable, shown
+from .core import BadTable, from_spreadsheet, shown, spreadsheet
 from .files import Place, bare, plain, read_bytes
 
 # %% ../nbs/05_spreadsheets.ipynb #777f0778
@@ -282,3 +282,21 @@ def listing(folder: Any) -> str:
         return f"nor is the folder {folder}."
     names = sorted(p.name for p in folder.iterdir())
     return f"{folder} holds: {shown(names, 8)}." if names else f"{folder} is empty."
+
+# %% ../nbs/05_spreadsheets.ipynb #483ee96b
+def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    "The frame with every text changed."
+    text = [c for c in frame if frame[c].dtype.kind == "O"]
+    return frame.assign(
+        **{c: [change(v) if isinstance(v, str) else v for v in frame[c]] for c in text}
+    )
+
+
+def guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    "A table for a CSV that is opened by hand: no text in it begins a formula."
+    return _each_text(frame, spreadsheet)
+
+
+def unguarded(frame: pd.DataFrame) -> pd.DataFrame:
+    "The table that `guarded` was given."
+    return _each_text(frame, from_spreadsheet)
