@@ -164,6 +164,10 @@ def kaggle_build(
     tta: Annotated[
         int, typer.Option(help="Views of each test image: 1, 4 or 8; 0 = all that it trains on.")
     ] = 0,
+    share_predictions: Annotated[
+        bool,
+        typer.Option("--share-predictions", help="Of your own patients: what is listed may leave."),
+    ] = False,
     p: Parameters = None,
 ) -> None:
     "Write a data set, an inference kernel and training kernels to output/R/kaggle."
@@ -171,7 +175,9 @@ def kaggle_build(
 
     home = Run.named(run) if fold else find_run(run)
     given = given_parameters(p)
-    built = build_kaggle(home, username, fold or [], gpu, dataset or [], given, images, tta)
+    built = build_kaggle(
+        home, username, fold or [], gpu, dataset or [], given, images, tta, share_predictions
+    )
     written = relative(home.folder / "kaggle", home.root)
     print(f"{written} is written. To push it (pip install kaggle):")
     print(built)

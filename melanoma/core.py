@@ -6,7 +6,7 @@
 __all__ = ['BAD_INPUT_NAMES', 'HIDDEN', 'JOINERS', 'FORMULA', 'CELL', 'NEUTRAL', 'MelanomaError', 'BadInput', 'BadTable',
            'BadImage', 'BadFolds', 'MissingWeights', 'OtherParameters', 'visible', 'spreadsheet', 'from_spreadsheet',
            'shown', 'atomic_path', 'write_text', 'write_json', 'read_json', 'alone', 'digest', 'file_sha256', 'seed_of',
-           'package_versions', 'finished', 'write_manifest', 'project_root', 'relative']
+           'package_versions', 'finished', 'write_manifest', 'project_root', 'relative', 'impersonal']
 
 # %% ../nbs/00_core.ipynb #06fbe4ff
 import contextlib
@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,22 @@ def relative(path: str | Path, root: str | Path) -> str:
         return Path(path).resolve().relative_to(Path(root).resolve()).as_posix()
     except ValueError:
         return str(path)
+
+# %% ../nbs/00_core.ipynb #dcb1bb6d
+def impersonal(
+    text: str,  # that may name files of this machine
+    root: str | Path | None = None,  # the project: what lies in it keeps its path below it
+) -> str:
+    "Text without the folders of this machine and its user."
+    library = Path(str(files("melanoma"))).parent
+    places = {str(p): "…" for p in (library, Path(sys.prefix), Path(sys.base_prefix))}
+    with contextlib.suppress(RuntimeError):  # no home
+        places[str(Path.home())] = "~"
+    if root:
+        places |= {str(Path(root).resolve()): "", str(root): ""}
+    for place in sorted(places, key=len, reverse=True):
+        if len(Path(place).parts) > 1:  # a container's home may be /
+            word = places[place]
+            ends = r"(?:[\\/]|(?![\w.-]))" if not word else r"(?![\w.-])"
+            text = re.sub(rf"(?<![\w.~-]){re.escape(place)}{ends}", word, text)
+    return text

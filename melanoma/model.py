@@ -29,6 +29,7 @@ from melanoma.weights import (
     read_weights,
     stripped,
     torch_cache,
+    without_folders,
 )
 
 # %% ../nbs/22_model.ipynb #cffd43af
@@ -189,7 +190,7 @@ def save_checkpoint(
     header: dict[str, Any],  # anything JSON can hold; arch and normalisation are added
 ) -> None:
     "Write weights and header whole or not at all."
-    full = {"arch": model.arch, "normalisation": model.normalisation} | header
+    full = without_folders({"arch": model.arch, "normalisation": model.normalisation} | header)
     if model.origin:
         full["origin"] = model.origin
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}

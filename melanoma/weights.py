@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN_FILES', 'OTHER_NAMES', 'HUB', 'RELEASES', 'SUFFIXES', 'INPUTS', 'DEPTH', 'WRAPPERS', 'NOT_WEIGHTS', 'COUNTER',
-           'PREFIXES', 'HEAD_WORDS', 'read_header', 'torch_cache', 'hub_cache', 'local_weights', 'check_promise',
-           'read_weights', 'unwrapped', 'Match', 'stripped', 'match_tensors']
+           'PREFIXES', 'HEAD_WORDS', 'read_header', 'without_folders', 'torch_cache', 'hub_cache', 'local_weights',
+           'check_promise', 'read_weights', 'unwrapped', 'Match', 'stripped', 'match_tensors']
 
 # %% ../nbs/19_weights.ipynb #204d73f3
 import contextlib
@@ -41,6 +41,22 @@ def read_header(
             f"{path} has no melanoma header: these weights were not written by training."
         )
     return json.loads(header)
+
+# %% ../nbs/19_weights.ipynb #b9d9ed75
+def without_folders(
+    header: Mapping[str, Any],  # of a checkpoint
+) -> dict[str, Any]:
+    "The header with the names alone of a folder or file that training started from."
+
+    def bare(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return without_folders(value)
+        source, colon, where = str(value).partition(":")
+        if key == "arch" and source in ("local-dir", "local_dir"):
+            return f"{source}{colon}{Path(where).expanduser().resolve().name}"
+        return Path(value).name if key == "pretrained" else value
+
+    return {key: bare(key, value) for key, value in header.items()}
 
 # %% ../nbs/19_weights.ipynb #e36454b2
 KNOWN_FILES = {"se_resnext50_32x4d": "se_resnext50_32x4d-a260b3a4.pth"}

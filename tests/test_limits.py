@@ -1,4 +1,4 @@
-"""Small files that claim to be large: refused before they take memory, and named for what they are."""
+"""Small files that claim to be large: refused before they take memory, and named."""
 
 import io
 import tracemalloc
