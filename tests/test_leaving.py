@@ -7,17 +7,16 @@ import socket
 import subprocess
 import sys
 import zipfile
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TINY, melanoma
+from conftest import REPOSITORY, TINY, melanoma, seen_in
 
 from melanoma.core import impersonal, read_json
 from melanoma.kaggle_sources import anonymous, same_names, use_split
-from melanoma.oof import NAMES, fit_run
+from melanoma.oof import NAMES, fit_run, pairs_of_folds
 from melanoma.pipeline import export_html
 from melanoma.run import Run
 from melanoma.weights import read_header
@@ -165,32 +164,6 @@ def test_folders_are_left_out_of_texts():
 # outside
 
 
-class Loads(HTMLParser):
-    "What a page would load from elsewhere, its scripts, and its policy."
-
-    def __init__(self):
-        super().__init__()
-        self.loads, self.scripts, self.policy = [], 0, ""
-
-    def handle_starttag(self, tag, attributes):
-        of = dict(attributes)
-        self.scripts += tag == "script"
-        if tag == "meta" and (of.get("http-equiv") or "").lower() == "content-security-policy":
-            self.policy = of["content"]
-        for name, value in attributes:
-            loading = name in ("src", "srcset", "data", "poster", "background", "xlink:href")
-            loading |= name == "href" and tag != "a"
-            style = name == "style" and "url(" in (value or "")
-            if (loading or style) and not (value or "").startswith(("data:", "#")):
-                self.loads.append(f"{tag} {name}={value!r:.80}")
-
-
-def seen_in(path: Path) -> Loads:
-    page = Loads()
-    page.feed(path.read_text(encoding="utf-8"))
-    return page
-
-
 def test_the_report_loads_nothing_and_runs_nothing(own):
     path = own / "output" / "clinic" / "report.html"
     page, text = seen_in(path), path.read_text(encoding="utf-8")
@@ -276,11 +249,20 @@ def test_pooled_under_hashes_the_calibration_is_the_same(own, tmp_path):
     root = tmp_path / "home" / USER / "project"
     shutil.copytree(own, root, symlinks=True)
     home = Run.named("clinic", root)
-    before = fit_run(home)
+
+    def told() -> tuple[dict, list]:
+        "The calibration's numbers, and what two folds say of one lesion, whatever its name."
+        found = fit_run(home).to_dict()
+        numbers = {**found, **found["one_fold"]}
+        pairs = pairs_of_folds(home).sort_values(["target", "one", "other"])
+        return {k: v for k, v in numbers.items() if isinstance(v, float)}, pairs.to_numpy().tolist()
+
+    before, pairs = told()
     for name in ("oof.csv", "views.csv"):  # fold 0 as from home, fold 1 as from a kernel
         path = home.fold(0) / name
         anonymous(pd.read_csv(path, dtype=NAMES)).to_csv(path, index=False)
     same_names(home)
-    after = fit_run(home)
-    assert after.to_dict() == pytest.approx(before.to_dict(), rel=1e-9)
+    after, pairs_after = told()
+    assert after == pytest.approx(before, rel=1e-9) and len(after) >= 4
+    assert pairs_after == pairs and len(pairs) > 10
     assert not telling(home.fold(1) / "oof.csv", names_of(own))
