@@ -266,6 +266,7 @@ def link_run(
     told = {p.parents[2] / "output" / home.name / home.calibration.name for p in weights.values()}
     home.calibration.unlink(missing_ok=True)
     if len(told) == 1 and (path := told.pop()).is_file():  # of exactly these weights
+        home.calibration.parent.mkdir(parents=True, exist_ok=True)
         home.calibration.symlink_to(path)
     first = weights[min(weights)]
     return Preprocessing.from_dict(read_header(first)["preprocessing"])
