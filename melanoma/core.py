@@ -303,7 +303,8 @@ def impersonal(
         places |= {str(Path(root).resolve()): "", str(root): ""}
     for place in sorted(places, key=len, reverse=True):
         if len(Path(place).parts) > 1:  # a container's home may be /
-            word = places[place]
-            ends = r"(?:[\\/]|(?![\w.-]))" if not word else r"(?![\w.-])"
-            text = re.sub(rf"(?<![\w.~-]){re.escape(place)}{ends}", word, text)
+            begins, word = rf"(?<![\w.~-]){re.escape(place)}", places[place]
+            if not word:  # the project
+                text, word = re.sub(rf"{begins}[\\/]", "", text), "."
+            text = re.sub(rf"{begins}(?![\w.-])", word, text)
     return text

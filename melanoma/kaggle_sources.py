@@ -159,7 +159,7 @@ def _share(wanted: Wanted, path: Path, split: str, columns: dict[str, Any]) -> f
         have = set(reader_of(source)(source, split)["image_name"])
     except BadInput:
         return 0.0
-    known = {hashed(wanted.name, name) for name in have}
+    known = have | {hashed(wanted.name, name) for name in have}  # recipes of old have the names
     return sum(name in known for name in wanted.images) / len(wanted.images)
 
 
