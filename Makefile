@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# the versions that were tested; `make LOCK=` takes the newest that settings.ini allows
+LOCK ?= constraints.txt
 export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: demo test check lessons setup readme chromium docs docs-links
+.PHONY: demo test check lessons setup readme chromium docs docs-links audit
 
 demo: $(READY)
 	@echo "set-up took $$(cat $(READY)) s"
@@ -19,11 +21,11 @@ test: $(READY) chromium
 
 setup: $(READY)
 
-$(READY): settings.ini setup.py pyproject.toml
+$(READY): settings.ini setup.py pyproject.toml $(LOCK)
 	@echo "setting up .venv: about 7 GB, three to four minutes"; start=$$(date +%s); \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
 	$(PYTHON) -m venv .venv && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) -e '.[dev]' && \
 	echo $$(($$(date +%s) - start)) > $(READY)
 
 # the browser tests' browser, where it can be installed; without one they are skipped and say so
@@ -67,3 +69,8 @@ docs: $(READY)
 # the links that lead elsewhere, over the network
 docs-links: docs
 	$(BIN)/sphinx-build -q -b linkcheck -j auto -c docs -d _docs/doctrees _docs/source _docs/links
+
+# known vulnerabilities of the tested versions, asked over the network; in an environment of its own
+audit:
+	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip

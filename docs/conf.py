@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import fastapi  # noqa: F401  (before autodoc, which imports with TYPE_CHECKING set: pydantic fails then)
+from docutils.nodes import SkipNode
 from fastcore.docments import docments
+from latex2mathml.converter import convert
 from numpy.typing import ArrayLike
 from pydantic import BaseModel
 from sphinx.util.typing import stringify_annotation
@@ -53,6 +55,13 @@ html_title = "melanoma"
 html_static_path = ["_static"]
 html_css_files = ["melanoma.css"]
 html_show_sourcelink = False
+# the pages load nothing from elsewhere: MathJax, for the few formulas, would come from a CDN
+html_math_renderer = "mathml"
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}
+POLICY = (
+    "default-src 'self' file: data: 'unsafe-inline'; object-src 'none'; base-uri 'none'; "
+    "form-action 'self' file:"
+)
 copybutton_exclude = ".linenos, .gp"
 copybutton_selector = "div.highlight pre"
 html_theme_options = {
@@ -102,6 +111,24 @@ def short_arrays(app, what, name, item, options, signature, returned):
     return signature, returned
 
 
+def formula(display):
+    "A visitor of formulas of one kind, which writes MathML: browsers draw it themselves."
+
+    def visit(self, node):
+        self.body.append(convert(node.astext(), display=display))
+        raise SkipNode
+
+    return visit, None
+
+
+def add_policy(app, pagename, templatename, context, doctree):
+    "Tell the browser to load nothing from elsewhere."
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    context["metatags"] = context.get("metatags", "") + meta
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
+    app.connect("html-page-context", add_policy)
     app.connect("autodoc-process-signature", short_arrays)
     app.connect("autodoc-process-docstring", add_comments)

@@ -23,6 +23,7 @@ from .metrics import summary
 from .oof import KEYS, NAMES, find_calibration, oof_table
 from .run import Run, why_outdated
 from .sources import patient_key
+from .spreadsheets import unguarded
 from .store import Store
 
 # %% ../nbs/47_board.ipynb #8c32ba4f
@@ -172,7 +173,7 @@ class Board:
         "The images of predictions.csv; which of the run's stores holds them is found by name."
         command = f"melanoma predict {_me(run)} --source KIND=PATH"
         path = run.need(run.folder / "predictions.csv", command)
-        said = pd.read_csv(path, dtype=NAMES)
+        said = unguarded(pd.read_csv(path, dtype=NAMES))
         why = why_outdated(run, path.with_suffix(".json"))
         if why:
             raise BadInput(f"run {run.name!r}: {why}.")

@@ -33,9 +33,10 @@ from melanoma.core import (
     write_manifest,
 )
 from .duplicates import join_duplicates, perceptual_hash
-from .files import read_bytes, stamp
+from .files import on_disk, read_bytes, stamp
 from .images import Preprocessing, read_image, resize
 from .parallel import BATCH, ordered_map
+from .spreadsheets import guarded
 from .store import Store
 
 # %% ../nbs/18_build.ipynb #5d129a60
@@ -62,7 +63,7 @@ def _read_one(index: int, path: str, row: int | None, rules: list[Preprocessing]
     "Decode one image once and bring it to every size asked for."
     try:
         if row is not None:  # a row of an array that somebody resized: taken as it is
-            pixels = np.load(path, mmap_mode="r")[row]
+            pixels = np.load(on_disk(path), mmap_mode="r")[row]
             return _of_row(index, pixels), [pixels]
         if not path:
             raise BadImage("listed, but there is no file")
@@ -195,13 +196,13 @@ def _is_whole_array(table: pd.DataFrame) -> bool:
     "Is the table one ready-made array from its first row to its last?"
     if table["row"].isna().any() or table["path"].nunique() != 1:
         return False
-    n = len(np.load(table["path"].iloc[0], mmap_mode="r"))
+    n = len(np.load(on_disk(table["path"].iloc[0]), mmap_mode="r"))
     return len(table) == n and bool((table["row"].to_numpy() == np.arange(n)).all())
 
 
 def _link(table: pd.DataFrame, path: Path) -> list[_Entry]:
     "Use a ready-made array as it is."
-    source = Path(table["path"].iloc[0]).resolve()
+    source = on_disk(table["path"].iloc[0]).resolve()
     path.unlink(missing_ok=True)
     try:
         path.symlink_to(source)
@@ -225,7 +226,7 @@ def _write_tables(table: pd.DataFrame, folder: Path, entries: list[_Entry]) -> p
         ("duplicates.csv", pairs),
     ):
         with atomic_path(folder / name) as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n")
+            guarded(frame).to_csv(temporary, index=False, lineterminator="\n")
     with atomic_path(folder / "table.parquet") as temporary:
         joined.to_parquet(temporary, index=False)
     return pairs

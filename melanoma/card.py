@@ -16,7 +16,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from .clustered import independence
-from .core import BadInput, read_json, write_text
+from .core import BadInput, impersonal, read_json, write_text
 from .metrics import spelled
 from .oof import find_calibration
 from .run import Run, why_outdated
@@ -33,7 +33,7 @@ from melanoma.terms import (
     training_data,
     weights_licence,
 )
-from .weights import read_header
+from .weights import read_header, without_folders
 
 # %% ../nbs/42_card.ipynb #2e1acf04
 def plain(
@@ -191,7 +191,8 @@ def _training(run: Run, folds: Mapping[int, Mapping[str, Any]]) -> str:
     kept = {k: prepared[k] for k in ("square", "decode") if k in prepared}
     recipes = {json.dumps(m["parameters"], sort_keys=True): m["parameters"] for m in folds.values()}
     first = next(iter(recipes.values()))
-    rows = [[code(k), code(v)] for k, v in {**first, **kept}.items()]
+    bare = without_folders({**first, **kept})
+    rows = [[code(k), code(v)] for k, v in bare.items()]
     differ = "\n\n**The folds were trained with different parameters; here are the first's.**"
     best = ", ".join(f"fold {k}: {m['best_epoch']}" for k, m in folds.items())
     parted = (
@@ -266,7 +267,8 @@ and `serve` give, was not scored: no image is new to all of them.{missing}
 ## Use
 
 Weights are safetensors with a JSON header (architecture, size, normalisation, preprocessing).
-With the `melanoma` package installed, put `fold*.safetensors` (and `ensemble.*` where there) into
+With the `melanoma` package installed, put `fold*.safetensors` (and `ensemble.onnx`,
+`ensemble.json` where there) into
 `weights/{run}/` and `calibration.json` into `output/{run}/`:
 
     melanoma predict --run {run} --source folder=photos --split all
@@ -303,7 +305,7 @@ def write_card(
         run=run.name,
         drawn=f"**{DRAWN.strip()}**\n\n" if only_drawings(run) else "",
         members=len(folds),
-        arch=code(first["parameters"]["arch"]),
+        arch=code(without_folders(first["parameters"])["arch"]),
         size=first["parameters"]["size"],
         auroc=f"Out of fold AUROC {pooled['auroc']:.3f}, {_span(pooled)},",
         n=pooled["n"],
@@ -326,5 +328,6 @@ def write_card(
         versions=", ".join(code(f"{k} {v}") for k, v in first["versions"].items()),
         made_from=", ".join(code(f"{k} {v}") for k, v in metrics["made_from"].items()),
     )
-    write_text(run.folder / "README.md", f"---\n{front.to_yaml()}\n---\n\n{text}")
+    whole = f"---\n{front.to_yaml()}\n---\n\n{text}"
+    write_text(run.folder / "README.md", impersonal(whole, run.root))
     return run.folder / "README.md"

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from . import commands
-from .core import BadInput, MelanomaError, project_root, relative
+from .core import BadInput, MelanomaError, project_root, relative, visible
 from .demo import DEMO_RUN, demo_model
 from .demo import demo as tell_demo
 from melanoma.options import (
@@ -168,6 +168,10 @@ def kaggle_build(
     tta: Annotated[
         int, typer.Option(help="Views of each test image: 1, 4 or 8; 0 = all that it trains on.")
     ] = 0,
+    share_predictions: Annotated[
+        bool,
+        typer.Option("--share-predictions", help="Of your own patients: what is listed may leave."),
+    ] = False,
     p: Parameters = None,
 ) -> None:
     "Write a data set, an inference kernel and training kernels to output/R/kaggle."
@@ -175,7 +179,9 @@ def kaggle_build(
 
     home = Run.named(run) if fold else find_run(run)
     given = given_parameters(p)
-    built = build_kaggle(home, username, fold or [], gpu, dataset or [], given, images, tta)
+    built = build_kaggle(
+        home, username, fold or [], gpu, dataset or [], given, images, tta, share_predictions
+    )
     written = relative(home.folder / "kaggle", home.root)
     print(f"{written} is written. To push it (pip install kaggle):")
     print(built)
@@ -223,10 +229,10 @@ def main() -> None:
         words = join_parameters(sys.argv[1:])
         code = app(words, prog_name="melanoma", standalone_mode=False)
     except BadInput as error:
-        print(f"melanoma: {error}", file=sys.stderr)
+        print(f"melanoma: {visible(error, 'text')}", file=sys.stderr)
         code = 2
     except MelanomaError as error:
-        print(f"melanoma: {error}", file=sys.stderr)
+        print(f"melanoma: {visible(error, 'text')}", file=sys.stderr)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from .blending import compare_runs
 from .clustered import count_unknown, independence, is_clustered
-from .core import file_sha256, read_json, relative, write_json
+from .core import file_sha256, impersonal, read_json, write_json
 from .graph import Graph
 from .inference import mean_rank, mean_score
 from .metrics import FIGURES, auroc_interval, spelled, summary
@@ -122,7 +122,7 @@ def score_external(
         part = table.iloc[mine]
         told = {k: v[mine] for k, v in table_voices.items()}
         given = next(s for s in sources if (s.name or s.kind) == name)
-        where = f"{given.kind}={relative(given.path, homes[0].root)}"
+        where = f"{given.kind}={impersonal(str(given.path), homes[0].root)}"
         entry = {"split": split, "given": where, "made_from": made_from}
         of = None if signs is None else signs.iloc[mine].to_numpy()
         figures, use = _measure(str(name), part, told, of, reason, result)

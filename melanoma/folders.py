@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import BadTable, shown
+from .core import BadTable, shown, visible
 from .dicom import dicom_fields, is_dicom
-from .files import IMAGE_SUFFIXES, Place, plain, walk
+from .files import IMAGE_SUFFIXES, Place, plain, readable, walk
 from .readers import read_siim
 from .sources import CLASSES, PARTS, Source, image_names, source_images
 from .spreadsheets import listing
@@ -32,7 +32,7 @@ STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\
 
 def below(folder: Place, file: Place) -> str:
     "A file's path below a folder, with slashes."
-    return str(file)[len(str(folder)) :].replace("\\", "/").strip("/")
+    return readable(file)[len(readable(folder)) :].replace("\\", "/").strip("/")
 
 
 def _is_image(file: Place) -> bool:
@@ -83,7 +83,7 @@ def read_dicom(source: Source, split: str) -> pd.DataFrame:
         if file.name == "DICOMDIR" or not (named or maybe and is_dicom(_start(file))):
             passed.append(file)
             continue
-        rows.append({"file": below(root, file), "path": str(file)} | _header(file))
+        rows.append({"file": below(root, file), "path": readable(file)} | _header(file))
     if not rows:
         raise BadTable(f"{source.path} has no DICOM files; {listing(root)}")
     _say_passed(source, passed)
@@ -124,7 +124,11 @@ def read_folder(source: Source, split: str) -> pd.DataFrame:
         if part:
             folders.remove(part)
         patient = next((f for f in folders if PATIENT_FOLDER.fullmatch(f)), None)
-        row = {"path": str(file), "split": PARTS.get(part.lower(), "train"), "patient_id": patient}
+        row = {
+            "path": readable(file),
+            "split": PARTS.get(part.lower(), "train"),
+            "patient_id": patient,
+        }
         suffix = file.suffix.lower()
         pictures = suffix in IMAGE_SUFFIXES and suffix not in DICOM_SUFFIXES
         if not pictures and is_dicom(_start(file)):
@@ -201,7 +205,8 @@ def _say_classes(source: Source, frame: pd.DataFrame) -> None:
     for value, word in ((1, "melanoma"), (0, "not melanoma")):
         count = frame.loc[frame["target"] == value, "class"].value_counts()
         if len(count):
-            words.append(f"{word}: {', '.join(f'{n} ({k:,})' for n, k in sorted(count.items()))}")
+            names = [f"{visible(n)} ({k:,})" for n, k in sorted(count.items())]
+            words.append(f"{word}: {', '.join(names)}")
     folders = sorted({t[0] for t in frame["folders"] if t})
     if words:
         print(f"{source.label}: {'; '.join(words)}")

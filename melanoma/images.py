@@ -22,7 +22,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .core import BadImage, BadInput
-from .dicom import dicom_picture, is_dicom
+from .dicom import ENCRYPTED, dicom_picture, is_dicom, is_enveloped
 from .files import read_bytes
 
 # %% ../nbs/11_images.ipynb #c0895422
@@ -193,6 +193,8 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 def _other_kind(data: bytes) -> OtherKind:
     "Say what these bytes are."
+    if is_enveloped(data):
+        return OtherKind(ENCRYPTED)
     kind = kind_of(data)
     if kind == "HEIC image":
         return OtherKind("HEIC image that is damaged, or of a kind that pillow-heif does not know")

@@ -253,7 +253,7 @@ def link_run(
     home: Run,  # in a folder that can be written to
     weights: dict[int, Path],  # by fold
 ) -> Preprocessing:  # the rule of the weights
-    "Put links to a run's weights and held-out predictions where the stages look for them."
+    "Put links to a run's weights, held-out predictions and calibration where the stages look."
     for k, path in weights.items():
         links = {home.fold_weights(k): path}
         for name in ("oof.csv", "views.csv"):  # beside …/weights/RUN/ lies …/output/RUN/
@@ -263,6 +263,11 @@ def link_run(
             if target.is_file():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target)
+    told = {p.parents[2] / "output" / home.name / home.calibration.name for p in weights.values()}
+    home.calibration.unlink(missing_ok=True)
+    if len(told) == 1 and (path := told.pop()).is_file():  # of exactly these weights
+        home.calibration.parent.mkdir(parents=True, exist_ok=True)
+        home.calibration.symlink_to(path)
     first = weights[min(weights)]
     return Preprocessing.from_dict(read_header(first)["preprocessing"])
 

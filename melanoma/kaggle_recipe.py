@@ -19,7 +19,7 @@ import pandas as pd
 
 from .config import DEFAULTS, KINDS, SIIM_KINDS, TrainConfig, check_names
 from .core import NEUTRAL, BadInput, digest, read_json, shown
-from .kaggle_sources import read_wanted
+from .kaggle_sources import hashed, read_wanted
 from .pipeline import stage_notebook, stage_parameters
 from .run import Run
 from .sources import Source
@@ -132,7 +132,7 @@ def _sources(stored: Mapping[str, Any]) -> list[Source]:
 
 
 def _wanted(source: Source, home: Run) -> dict[str, Any]:
-    "A source as the recipe names it: no path of this machine, no more than a few images."
+    "A source as the recipe names it: no path of this machine, a few images by their hashes."
     last = list(named_path(source.path).parts[-2:])
     last[-1] = re.sub(r"\.zip$", "", last[-1], flags=re.IGNORECASE)
     place = "/".join(last) if source.kind == "csv" else last[-1]
@@ -142,6 +142,7 @@ def _wanted(source: Source, home: Run) -> dict[str, Any]:
         rows = pd.read_parquet(table, columns=["source", "image_name"])
         mine = rows.loc[rows["source"] == source.name, "image_name"]
         names = mine.iloc[:: max(1, len(mine) // IMAGES_NAMED)][:IMAGES_NAMED].astype(str).tolist()
+    names = [hashed(source.name, name) for name in names]
     found = {"kind": source.kind, "name": source.name, "place": place}
     return found | {"train_only": source.train_only, "images": names}
 

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SOCKETS', 'LONGEST', 'STARTED', 'sockets_work', 'private_folder', 'kernel_folder', 'ending_in_order', 'KernelFailed',
-           'StageKernel', 'why_it_failed', 'execute', 'try_kernel']
+           'StageKernel', 'why_it_failed', 'Echo', 'execute', 'try_kernel']
 
 # %% ../nbs/41_kernel.ipynb #e92745ac
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from .core import HERE, MelanomaError, process_is_alive
+from .core import HERE, MelanomaError, process_is_alive, visible
 
 # %% ../nbs/41_kernel.ipynb #d14a3e22
 SOCKETS = "kernel-ipc"  # begins a socket's name, its number follows
@@ -157,6 +158,23 @@ def why_it_failed(
     return KernelFailed(f"the Jupyter kernel {how} ({said[:300]})", started)
 
 # %% ../nbs/41_kernel.ipynb #4c05e4f0
+class Echo:
+    "A stream that what a notebook prints may write to, and steer no further than a bar needs."
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        "Write; of what moves the cursor the ends of lines and one line up are let through."
+        parts = re.split(r"(\r|\t|\x1b\[A)", text)
+        shown = (visible(p, "text") if i % 2 == 0 else p for i, p in enumerate(parts))
+        self.stream.write("".join(shown))
+
+    def flush(self) -> None:
+        "Pass on what was written."
+        self.stream.flush()
+
+
 def _not_of_cells(record: logging.LogRecord) -> bool:
     "Keep asyncio from reporting the cell that was interrupted: the caller knows."
     return "async_execute_cell" not in record.getMessage()
@@ -184,8 +202,8 @@ def execute(
                 config=Config({"KernelManager": settings}),
                 on_notebook_start=lambda notebook: (folder / STARTED).touch(),
                 progress_bar=False,
-                stdout_file=sys.stdout if echo else None,
-                stderr_file=sys.stderr if echo else None,
+                stdout_file=Echo(sys.stdout) if echo else None,
+                stderr_file=Echo(sys.stderr) if echo else None,
             )
         except (NoSuchKernel, RuntimeError, TimeoutError) as error:
             raise why_it_failed(folder, error) from None

@@ -20,6 +20,7 @@ import typer
 
 from .config import DEFAULTS, KINDS
 from .core import BadInput
+from .files import readable
 from .run import known_runs
 
 # %% ../nbs/64_options.ipynb #ac20ed6b
@@ -59,7 +60,8 @@ def absolute_sources(
         kind, equals, path = source.partition("=")
         if ";" in path:
             raise BadInput(f"source {source!r}: a path with a semicolon cannot be given.")
-        done.append(f"{kind}={Path(path).expanduser().absolute()}" if equals and path else source)
+        where = readable(Path(path).expanduser().absolute())
+        done.append(f"{kind}={where}" if equals and path else source)
     return ";".join(done)
 
 # %% ../nbs/64_options.ipynb #1b65f959

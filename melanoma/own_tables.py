@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .core import BadTable, shown
-from .files import Place, bare, fold, plain, walk
+from .files import Place, bare, fold, plain, readable, walk
 from .folders import in_split
 from melanoma.sources import (
     COLUMNS,
@@ -71,7 +71,7 @@ def _below_image_dir(source: Source, written: Sequence[str]) -> list[str | None]
         parts = [fold(p) for p in PurePosixPath(name).parent.parts if p not in (".", "/")]
         paths = []
         for path in images.folded.get(fold(bare(name)), []):
-            inner = path[len(str(folder)) :].replace("\\", "/").strip("/")
+            inner = path[len(readable(folder)) :].replace("\\", "/").strip("/")
             own = [fold(p) for p in PurePosixPath(inner).parent.parts]
             n = min(len(own), len(parts))
             if n == 0 or own[-n:] == parts[-n:]:
@@ -87,7 +87,7 @@ def _inside(folder: Any, below: str) -> Place | None:
         step = folder.parent if part == ".." else folder / part
         if not step.is_dir():
             near = [p for p in (folder.iterdir() if folder.is_dir() else ()) if p.is_dir()]
-            near = [p for p in near if fold(p.name) == fold(part)]
+            near = [p for p in near if fold(readable(p.name)) == fold(part)]
             if len(near) != 1:
                 return None
             step = near[0]
@@ -210,7 +210,7 @@ def _its_split(source: Source, frame: pd.DataFrame, split: str) -> pd.DataFrame:
 
 def _listed_names(source: Source, listed: list[str], paths: list[str | None]) -> list[str]:
     "Names as in the table; longer where two files would have one."
-    folder = str(image_folder(source) if source.image_dir else source.root.parent)
+    folder = readable(image_folder(source) if source.image_dir else source.root.parent)
     folder = folder.replace("\\", "/").rstrip("/") + "/"
     keys = [p or v for p, v in zip(paths, listed, strict=True)]
     shorter: dict[str, str] = {}

@@ -22,7 +22,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from .calibration import logit, sigmoid
 from .checks import check_pair, check_probability
 from .clustered import shares, wilson
-from .core import BadInput
+from .core import BadInput, visible
 from .metrics import auroc_interval, equal_mass_bins, intervals
 
 # %% ../nbs/45_plots.ipynb #fd60bc4e
@@ -53,7 +53,7 @@ def plot_roc(
         ax.plot([0, 1], [0, 1], ":", color=GREY, label="_chance")
     fpr, tpr, _ = roc_curve(t, s)
     area, low, high = auroc_interval(t, s, group=group)
-    name = f"{label}: " if label else ""
+    name = f"{visible(label, 'plot')}: " if label else ""
     ax.plot(fpr, tpr, lw=2, label=f"{name}AUROC {area:.3f} ({low:.3f}–{high:.3f})")
     ax.set(xlabel="false-positive rate (1 − specificity)", ylabel="sensitivity", aspect="equal")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -75,7 +75,7 @@ def plot_pr(
         share = t.mean()
         ax.axhline(share, ls=":", color=GREY, label=f"chance: prevalence {share:.1%}")
     precision, recall, _ = precision_recall_curve(t, s)
-    name = f"{label}: " if label else ""
+    name = f"{visible(label, 'plot')}: " if label else ""
     ap, low, high = intervals(t, s, ["ap"], group=group)["ap"]
     text = f"{name}AP {ap:.3f} ({low:.3f}–{high:.3f})"
     ax.plot(recall, precision, lw=2, drawstyle="steps-post", label=text)
@@ -233,7 +233,8 @@ def plot_shares(
     ax.hlines(y, low, high, color=BLUE, alpha=0.7, lw=1.5)
     ax.plot(k / n, y, "o", color=BLUE)
     names = [
-        f"{name}  ({a:,.0f} of {b:,.0f})" for name, a, b in zip(counts.index, k, n, strict=True)
+        f"{visible(name, 'plot')}  ({a:,.0f} of {b:,.0f})"
+        for name, a, b in zip(counts.index, k, n, strict=True)
     ]
     ax.set_yticks(y, names)
     ax.set_ylim(-0.6, len(counts) - 0.4)
@@ -276,9 +277,9 @@ def contact_sheet(
             ax.imshow(pictures[k])
             if titles is not None:
                 colour = "black" if colors is None else colors[k]
-                ax.set_title(str(titles[k]), fontsize=8, color=colour, pad=2)
+                ax.set_title(visible(titles[k], "plot"), fontsize=8, color=colour, pad=2)
     if heading:
-        fig.suptitle(heading, fontsize=11)
+        fig.suptitle(visible(heading, "plot"), fontsize=11)
     return fig
 
 # %% ../nbs/45_plots.ipynb #042d425f

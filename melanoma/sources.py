@@ -17,7 +17,17 @@ import pandas as pd
 
 from .config import KINDS
 from .core import BadInput, BadTable, shown
-from .files import IMAGE_SUFFIXES, Place, bare, fold, is_clutter, place, plain, walk
+from melanoma.files import (
+    IMAGE_SUFFIXES,
+    Place,
+    bare,
+    fold,
+    is_clutter,
+    place,
+    plain,
+    readable,
+    walk,
+)
 from .spreadsheets import listing, read_csv  # noqa: F401  # readers find it here, too
 
 _all_ = ["IMAGE_SUFFIXES", "Place", "listing", "read_csv"]
@@ -65,7 +75,9 @@ class Source:
             raise BadInput(f"source {text!r}: write KIND=PATH, for example ham10000=data/ham10000.")
         if kind not in KINDS:
             raise BadInput(f"source kind {kind!r} is not known; known: {', '.join(KINDS)}.")
-        return cls(kind, Path(path).expanduser(), name=more.pop("name", "") or kind, **more)
+        return cls(
+            kind, Path(readable(path)).expanduser(), name=more.pop("name", "") or kind, **more
+        )
 
     @property
     def root(self) -> Place:
@@ -96,11 +108,11 @@ class Images(dict[str, str | None]):  # name without suffix → path
         "Take files in, but none whose name is known from an earlier call."
         new: dict[str, list[tuple[int, str, str]]] = {}  # order, path, stem
         for file in files:
-            stem, dot, suffix = file.name.rpartition(".")
+            stem, dot, suffix = readable(file.name).rpartition(".")
             order = self.order.get(f".{suffix.lower()}")
             unwanted = is_clutter(file.name) or stem.endswith("_superpixels")
             if order is not None and not unwanted:
-                new.setdefault(fold(stem), []).append((order, str(file), stem))
+                new.setdefault(fold(stem), []).append((order, readable(file), stem))
         for name in new.keys() - self.folded.keys():
             alike = sorted(new[name])  # beside a.jpg, a.png is a mask or a copy
             self.folded[name] = [path for _, path, _ in alike]
@@ -175,7 +187,7 @@ def image_folder(source: Source) -> Place:
 
 def look(source: Source, *folders: Place | str) -> None:
     "Note where images were looked for, for the error."
-    source.looked.extend(f for f in map(str, folders) if f not in source.looked)
+    source.looked.extend(f for f in map(readable, folders) if f not in source.looked)
 
 # %% ../nbs/08_sources.ipynb #36176e0a
 def image_names(

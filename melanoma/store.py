@@ -18,6 +18,7 @@ import pandas as pd
 from .core import BadInput, read_json, shown
 from .duplicates import PAIR_COLUMNS
 from .images import Preprocessing
+from .spreadsheets import unguarded
 
 # %% ../nbs/12_store.ipynb #b9bd3696
 class ImageArray:
@@ -163,7 +164,7 @@ class Store:
                 "prepare it again with --force."
             )
         rule = Preprocessing.from_dict(manifest["preprocessing"] | {"size": size})
-        rejected = pd.read_csv(folder / "rejected.csv", dtype=str)
+        rejected = unguarded(pd.read_csv(folder / "rejected.csv", dtype=str))
         return cls(images, table, rule, rejected, folder)
 
     @property
@@ -177,5 +178,5 @@ class Store:
         text = {f"{c}_{k}": str for c in ("source", "image_name", "split") for k in (1, 2)}
         if not path.is_file():
             return pd.DataFrame(columns=PAIR_COLUMNS)
-        return pd.read_csv(path, dtype=text | {"distance": "Int64"}, keep_default_na=False,
-                           na_values={"distance": [""]})  # fmt: skip
+        empty = {"keep_default_na": False, "na_values": {"distance": [""]}}
+        return unguarded(pd.read_csv(path, dtype=text | {"distance": "Int64"}, **empty))

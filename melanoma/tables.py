@@ -15,6 +15,7 @@ import pandas as pd
 from .competitions import read_isic2018, read_shards, shards_of
 from .core import BadInput, BadTable, shown
 from .duplicates import join_groups
+from .files import readable
 from .folders import read_dicom, read_folder
 from .isic_archive import is_archive_table, read_isic2024, read_isic_archive
 from .own_tables import read_labelled_csv
@@ -136,6 +137,7 @@ def _finish(frame: pd.DataFrame, source: Source, missing: str) -> pd.DataFrame:
     for column in COLUMNS:
         if column not in frame:
             frame[column] = None
+    frame["path"] = frame["path"].map(readable, na_action="ignore")
     twice = frame.loc[frame["image_name"].duplicated(), "image_name"].unique()
     if len(twice):
         raise BadTable(

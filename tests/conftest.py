@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,32 @@ def inflating_dicom(size: int) -> bytes:
     deflating, block = zlib.compressobj(wbits=-zlib.MAX_WBITS), bytes(1_000_000)
     packed = b"".join(deflating.compress(block) for _ in range(size // len(block)))
     return whole[:begin] + packed + deflating.flush()
+
+
+class Loads(HTMLParser):
+    "What a page would load from elsewhere, its scripts, and its policy."
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.scripts, self.policy = [], 0, ""
+
+    def handle_starttag(self, tag, attributes):
+        of = dict(attributes)
+        self.scripts += tag == "script"
+        if tag == "meta" and (of.get("http-equiv") or "").lower() == "content-security-policy":
+            self.policy = of["content"]
+        for name, value in attributes:
+            loading = name in ("src", "srcset", "data", "poster", "background", "xlink:href")
+            loading |= name == "href" and tag != "a"
+            style = name == "style" and "url(" in (value or "")
+            if (loading or style) and not (value or "").startswith(("data:", "#")):
+                self.loads.append(f"{tag} {name}={value!r:.80}")
+
+
+def seen_in(path: Path) -> Loads:
+    page = Loads()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, seen_in
 from huggingface_hub import ModelCard
 
 from melanoma.card import write_card
@@ -57,6 +59,25 @@ def test_the_menu_reaches_every_notebook(pages):
     assert {n.stem for n in notebooks} <= listed
     modules = {p.stem for p in (REPOSITORY / "melanoma").glob("*.py") if p.stem[0] != "_"}
     assert modules <= listed
+
+
+def test_a_page_loads_nothing_from_elsewhere_and_its_formulas_need_no_script(pages, tmp_path):
+    "The chapter with the most formulas, built as `make docs` builds all of them."
+    pytest.importorskip("latex2mathml", reason="the packages of make docs are not installed")
+    source = tmp_path / "source"
+    (source / "library").mkdir(parents=True)
+    for name in ("28_clustered", "45_plots"):
+        shutil.copy(pages / "library" / f"{name}.ipynb", source / "library")
+    (source / "index.md").write_text("# M\n\n```{toctree}\n:glob:\n\nlibrary/*\n```\n")
+    build = [sys.executable, "-m", "sphinx", "-q", "-c", REPOSITORY / "docs", source]
+    subprocess.run([*build, tmp_path / "html"], check=True, capture_output=True)
+    found = {p.stem: seen_in(p) for p in (tmp_path / "html").rglob("*.html")}
+    assert {"28_clustered", "45_plots", "index", "search"} <= found.keys()
+    for name, page in found.items():
+        assert not [x for x in page.loads if "//" in x], name
+        assert "default-src 'self'" in page.policy and "http" not in page.policy, name
+    text = (tmp_path / "html/library/28_clustered.html").read_text(encoding="utf-8")
+    assert text.count("<math ") >= 3 and "cdn." not in text
 
 
 def test_nothing_of_nbdev_is_shown_and_no_code_is_lost(pages):

@@ -13,11 +13,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, succeed
+from conftest import REPOSITORY, seen_in, succeed
 from jupyter_client.manager import start_new_kernel
 
 from melanoma.board import Board, Lesion, Patient, fold_table
 from melanoma.core import BadInput
+from melanoma.pipeline import export_html
 from melanoma.run import Run
 
 EXPLORE = REPOSITORY / "nbs" / "explore"
@@ -92,6 +93,15 @@ def outputs(path: Path) -> tuple[int, str]:
     text = [o.get("text", "") for o in found]
     text += [d.get(kind, "") for d in data for kind in ("text/plain", "text/html")]
     return sum("image/png" in d for d in data), "\n".join(text)
+
+
+@pytest.mark.parametrize("name", [n for n in CALLS if n != "no_predictions"])
+def test_as_a_page_it_loads_nothing_and_names_no_folder(executed, explored, name, tmp_path):
+    export_html(executed[name][2], tmp_path / "page.html")
+    page, text = seen_in(tmp_path / "page.html"), (tmp_path / "page.html").read_text()
+    assert page.loads == [] and page.scripts == 0 and "default-src 'none'" in page.policy
+    assert "http://" not in text and "https://" not in text
+    assert text.count("data:image/") >= 2 and str(REPOSITORY) not in text
 
 
 @pytest.mark.parametrize(
