@@ -26,10 +26,12 @@ from melanoma.core import (
     MelanomaError,
     MissingWeights,
     OtherParameters,
+    alone,
     atomic_path,
     file_sha256,
     package_versions,
     read_json,
+    reading,
     shown,
     write_json,
 )
@@ -44,7 +46,7 @@ from melanoma.graph import (
     open_graph,
     stale_folds,
 )
-from .inference import load_ensemble
+from .inference import Ensemble, load_ensemble
 from .metrics import auroc
 from .model import Classifier, create_model
 from .oof import find_calibration
@@ -227,14 +229,28 @@ def export_run(
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # the header
     "Write ensemble.onnx and ensemble.json of a run, or leave those that are there and still right."
-    onnx, path = graph_paths(run.weights)
     done = _exported(run, views) if not force else None
     if done:
         say(f"run {run.name!r} is exported: skipped")
         return done
+    # before they are read: a fold that is trained meanwhile makes the graph an outdated one
+    weights = {k: file_sha256(p) for k, p in run.trained_weights().items()}
     ensemble = load_ensemble(run)
     ensemble.views(views)  # refuses more than were trained on
     run.need(run.store / "manifest.json", f"melanoma prepare --run {run.name} --source KIND=PATH")
+    doing = f"run {run.name} is being exported"
+    with alone(graph_paths(run.weights)[0], doing), reading(run.store, doing):
+        return _export(run, ensemble, weights, views, say)
+
+
+def _export(
+    run: Run,
+    ensemble: Ensemble,
+    weights: dict[int, str],  # SHA-256 of each fold's
+    views: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    onnx, path = graph_paths(run.weights)
     store = Store.open(run.store, ensemble.preprocessing.size)
     ensemble.preprocessing.check_same(store.preprocessing, "the weights", "the images' store")
     if ensemble.missing:
@@ -264,7 +280,7 @@ def export_run(
         "training": _training(run, store.table),
         "metrics": _metrics(run),
         "calibration": _calibration(run, views, say),
-        "fold_sha256": {str(k): file_sha256(run.fold_weights(k)) for k in ensemble.models},
+        "fold_sha256": {str(k): weights.get(k, "") for k in ensemble.models},
         "sha256": file_sha256(onnx),
         "versions": package_versions(
             ("melanoma", "torch", "timm", "onnx", "onnxscript", "openvino", "onnxruntime")
