@@ -209,20 +209,21 @@ WAIT = 0.5  # seconds for a lock: another process may be just taking or leaving 
 @contextlib.contextmanager
 def _held(path: Path, doing: str, together: bool) -> Iterator[None]:
     "Hold the lock of a file or folder: alone, or together with others."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = ReadWriteLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=False)
-    take = lock.acquire_read if together else lock.acquire_write
     try:
-        take(WAIT)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = ReadWriteLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=False)
+        (lock.acquire_read if together else lock.acquire_write)(WAIT)
     except Timeout:
         who = _holders(path) or ["another process works on it"]
         raise BadInput(f"{path} is in use: {'; '.join(who)}. Wait for it.") from None
-    except sqlite3.OperationalError:  # a file system without locks, or one that is only read
+    except (OSError, sqlite3.OperationalError):  # no locks there, or nothing may be written
         yield
         return
     said = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}.holder")
+    words = f"{doing} (process {os.getpid()}, since {time.strftime('%H:%M')})"
     try:
-        said.write_text(f"{doing} (process {os.getpid()}, since {time.strftime('%H:%M')})", "utf-8")
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from reading
+            said.write_text(words, "utf-8")
         yield
     finally:
         said.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from conftest import TINY, melanoma
 
 from melanoma import core, training
 from melanoma.config import TrainConfig
-from melanoma.core import atomic_path, read_json, write_text
+from melanoma.core import atomic_path, read_json, reading, write_text
 from melanoma.duplicates import NEAR, join_duplicates
 from melanoma.model import create_model, save_checkpoint
 from melanoma.run import Run
@@ -198,3 +198,17 @@ def test_a_full_disk_loses_nothing(small_disk, stage, made, room):
     assert not left
     filler.unlink()
     assert melanoma(root, *call).returncode == 0
+
+
+def test_what_can_only_be_read_is_read_without_a_lock(tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk of its own can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        with reading(folder / "store", "fold 0 is being trained"):
+            assert not list(folder.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
