@@ -191,7 +191,9 @@ def duplicate_pairs(
     of_one = photo[pairs["first"]] == photo[pairs["second"]]
     by_look = pairs["kind"].isin(["near", "similar"])
     pairs = pairs[~(by_look & of_one)].drop_duplicates(["first", "second"])
-    pairs["distance"] = bits_apart(table["phash"], pairs["first"], pairs["second"])
+    distance = bits_apart(table["phash"], pairs["first"], pairs["second"])
+    pairs["distance"] = pd.array(distance, "Int64")
+    pairs.loc[distance > SIMILAR, "distance"] = pd.NA  # published as one photo, and alike to nobody
     pairs = pairs.sort_values(["first", "second"], ignore_index=True)
     pairs.attrs["left_out"] = left_out  # of many that look alike: joined, and not listed
     return pairs

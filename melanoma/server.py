@@ -283,8 +283,14 @@ def run_server(
         ) from None
     PlainHttp.most = most_connections()
     give_memory_back()
+    server = WatchedServer(config)
+
+    def on_term(*_: Any) -> None:
+        if not server.started:  # nothing is accepted yet
+            raise SystemExit(0)
+
     # uvicorn finishes what was accepted and raises the signal again: having stopped is no failure
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGTERM, on_term)
     with listener, json_logs(), _reloading(service):
         port = listener.getsockname()[1]
         url = f"http://{_address(host, port)}{service.settings.root_path}"
@@ -296,7 +302,7 @@ def run_server(
                 print(f"No key is asked for; {advice} asks for one.", flush=True)
         if sys.stdout.isatty():  # for a person; whoever reads the log gets JSON alone
             print(f"{url} (Ctrl+C ends it)", flush=True)
-        WatchedServer(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     if service.failure:
         raise MelanomaError(service.failure)
 
