@@ -175,7 +175,7 @@ def atomic_path(
         temporary.replace(path)
         flush_to_disk(path.parent)
     except Exception as error:
-        if is_disk_full(error, path.parent):
+        if not isinstance(error, MelanomaError) and is_disk_full(error, path.parent):
             raise MelanomaError(FULL.format(path.parent)) from error
         raise
     finally:

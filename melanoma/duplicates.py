@@ -104,7 +104,7 @@ def _pieces(bits: np.ndarray, limit: int) -> Iterator[np.ndarray]:
 def near_pairs(
     phash: pd.Series,  # 64 hexadecimal digits each, rows in any order
     limit: int = SIMILAR,  # bits
-    most: int = MOST,  # pairs of different hashes that are kept at least
+    most: int | None = None,  # pairs of different hashes that are kept at least; None = MOST
 ) -> tuple[pd.DataFrame, int]:  # first < second: positions, distance: bits; pairs left out
     "Pairs whose hashes differ by no more than `limit` bits; equal ones each with the first."
     code, unique = pd.factorize(phash)
@@ -114,6 +114,7 @@ def near_pairs(
     equal = np.stack([first[here], here, np.zeros(len(here), np.int64)], axis=1)
 
     n, left_out = len(unique), 0
+    most = MOST if most is None else most
     forest, kept, room = np.zeros((0, 3), np.int64), [np.zeros((0, 3), np.int64)], most
     for found in _pieces(_bits(pd.Series(unique)), limit):
         forest = _grown(forest, found[found[:, 2] <= NEAR], n)

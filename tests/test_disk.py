@@ -139,7 +139,6 @@ def test_many_different_images_that_look_alike_stay_together(monkeypatch):
     bits = (rng.random((3000, 256)) < 0.02).astype(np.uint8)  # about 10 bits apart, all pairs near
     table = alike(3000).assign(phash=[np.packbits(b).tobytes().hex() for b in bits])
     monkeypatch.setattr(duplicates, "MOST", 1000)
-    monkeypatch.setattr(duplicates.near_pairs, "__defaults__", (duplicates.SIMILAR, 1000))
     joined, pairs = join_duplicates(table)
     assert joined["group"].nunique() == 1
     assert 1000 <= len(pairs) < 3000 + 3000 and (pairs["distance"] <= NEAR).all()
