@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -127,19 +128,26 @@ def prepared(tmp_path_factory, drawn) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def trained(prepared) -> Path:
-    "The same root with both folds trained and evaluated."
-    succeed(prepared, "train", "--run", "tiny", "--folds", "0-1", *TINY, "-p", "epochs", "2")
-    succeed(prepared, "evaluate", "--run", "tiny")
-    return prepared
+def copy_of(root: Path, folder: Path) -> Path:
+    "A copy to go on from: what a test is given does not depend on those that ran before it."
+    return Path(shutil.copytree(root, folder, symlinks=True, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="session")
-def exported(trained) -> Path:
-    "The same root with the run's graph exported."
-    succeed(trained, "export", "--run", "tiny")
-    return trained
+def trained(prepared, tmp_path_factory) -> Path:
+    "A copy of it with both folds trained and evaluated."
+    root = copy_of(prepared, tmp_path_factory.mktemp("trained"))
+    succeed(root, "train", "--run", "tiny", "--folds", "0-1", *TINY, "-p", "epochs", "2")
+    succeed(root, "evaluate", "--run", "tiny")
+    return root
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> Path:
+    "A copy of that with the run's graph exported."
+    root = copy_of(trained, tmp_path_factory.mktemp("exported"))
+    succeed(root, "export", "--run", "tiny")
+    return root
 
 
 class Server:
