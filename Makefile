@@ -53,13 +53,16 @@ check: $(READY)
 	echo "nbdev_export and nbdev_clean leave no difference"
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | diff - README.md && \
 	echo "README.md is index.ipynb"
-	@touched=$$(git diff --name-only HEAD -- 'nbs/[0-9]*.ipynb'); for notebook in $$touched; do \
+	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
+	@touched=$$(git diff --name-only --diff-filter=d HEAD -- 'nbs/*/[0-9]*.ipynb' ':!nbs/pipeline' ':!nbs/explore'); \
+	for notebook in $$touched; do \
 	$(BIN)/nbdev_test --path $$notebook --n_workers 0 || exit 1; done
 
-# every library notebook runs from top to bottom, ten in a process; a crash in C code says where it was
+# every library notebook runs from top to bottom, a process a layer; a crash in C code says where it was
 lessons: $(READY)
-	@printf '%s\n' 6 3 5 4 1 2 0 7 index | PYTHONFAULTHANDLER=1 xargs -P 2 -I {} sh -c \
-	'$(BIN)/nbdev_test --file_glob "{}*.ipynb" --n_workers 0 --timing || { echo "failed: nbs/{}*.ipynb"; exit 1; }'
+	@printf '%s\n' data predict train serve model kaggle cli evaluation core run stages stats index.ipynb | \
+	PYTHONFAULTHANDLER=1 xargs -P 2 -I {} sh -c \
+	'$(BIN)/nbdev_test --path nbs/{} --n_workers 0 --timing || { echo "failed: nbs/{}"; exit 1; }'
 
 readme: $(READY)
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb > README.md

@@ -4,7 +4,7 @@ import configparser
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
@@ -12,7 +12,7 @@ config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 EXTRAS = ("dicom", "heic", "excel", "hdf5", "fetch", "serve", "export", "kaggle", "docs")
-NOTEBOOKS = {"stages": "pipeline", "kernels": "kaggle"}  # folder in the package: in nbs/
+NOTEBOOKS = ("pipeline", "kaggle/kernels")  # folders of nbs/ that the program runs
 
 
 class BuildWithStages(build_py):
@@ -22,10 +22,10 @@ class BuildWithStages(build_py):
         super().run()
         if self.editable_mode:  # the source tree's own nbs/ is found instead
             return
-        for inside, outside in NOTEBOOKS.items():
-            folder = Path(self.build_lib) / "melanoma" / inside
+        for name in NOTEBOOKS:
+            folder = Path(self.build_lib) / "melanoma" / "notebooks" / name
             folder.mkdir(parents=True, exist_ok=True)
-            for notebook in sorted((HERE / "nbs" / outside).glob("*.ipynb")):
+            for notebook in sorted((HERE / "nbs" / name).glob("*.ipynb")):
                 shutil.copyfile(notebook, folder / notebook.name)
 
 
@@ -39,9 +39,9 @@ setup(
     license="Apache-2.0",
     url=settings["git_url"],
     keywords=settings["keywords"].split(),
-    packages=[settings["lib_path"]],
+    packages=find_packages(include=["melanoma", "melanoma.*"]),
     include_package_data=True,
-    package_data={"melanoma": ["stages/*.ipynb", "kernels/*.ipynb", "web/*", "data/*", "py.typed"]},
+    package_data={"melanoma": ["notebooks/**/*.ipynb", "web/*", "*.txt", "py.typed"]},
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require={

@@ -23,17 +23,17 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from melanoma.export import export_run
-from melanoma.graph import OpenVino, cpu_has_bf16, graph_paths, open_graph
-from melanoma.inference import load_ensemble
-from melanoma.run import Run
+from melanoma.predict.ensemble import load_ensemble
+from melanoma.predict.export import export_run
+from melanoma.predict.graph import OpenVino, cpu_has_bf16, graph_paths, open_graph
+from melanoma.run.layout import Run
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 TORCH_START = """
 import sys
 from pathlib import Path
 import torch
-from melanoma.model import load_checkpoint
+from melanoma.model.checkpoint import load_checkpoint
 models = [load_checkpoint(Path(p))[0] for p in sys.argv[1:]]
 print("ready", flush=True)
 """

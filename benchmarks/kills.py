@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from melanoma.synthetic import make_dataset
+from melanoma.data.synthetic import make_dataset
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 RECIPE = ["-p", "arch", "resnet18", "-p", "pretrained", "none", "-p", "epochs", "3",

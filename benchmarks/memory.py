@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from melanoma.images import Preprocessing
-from melanoma.store import Store
+from melanoma.data.preprocessing import Preprocessing
+from melanoma.data.store import Store
 
 N = 33_126  # images of SIIM-2020's training set
 
@@ -63,11 +63,11 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     "Train EfficientNet-Lite0 on rows drawn from the whole store, with the library's own parts."
     import torch
 
-    from melanoma.dataset import LesionDataset, make_loader, policy
-    from melanoma.engine import FitConfig, choose_hardware, make_optimizer, train_epoch
-    from melanoma.loss import make_loss
-    from melanoma.model import create_model
-    from melanoma.training import STORE_COLUMNS
+    from melanoma.data.dataset import LesionDataset, make_loader, policy
+    from melanoma.model.checkpoint import create_model
+    from melanoma.train.fold import STORE_COLUMNS
+    from melanoma.train.loop import FitConfig, choose_hardware, make_optimizer, train_epoch
+    from melanoma.train.loss import make_loss
 
     store = Store.open(Path(folder), columns=STORE_COLUMNS)
     rows = np.random.default_rng(0).choice(len(store), batch * steps, replace=True)
@@ -101,8 +101,8 @@ def peak_uss(arguments: list[str]) -> float:  # MB
 
 def first_batch(folder: Path) -> float:
     "Open a store, make the loader, take one batch."
-    from melanoma.dataset import LesionDataset, make_loader
-    from melanoma.training import STORE_COLUMNS
+    from melanoma.data.dataset import LesionDataset, make_loader
+    from melanoma.train.fold import STORE_COLUMNS
 
     start = time.perf_counter()
     store = Store.open(folder, columns=STORE_COLUMNS)

@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from melanoma.build import build_store
-from melanoma.images import Preprocessing, decode, resize
-from melanoma.parallel import ordered_map
-from melanoma.sources import Source
-from melanoma.tables import lesion_table
+from melanoma.core.parallel import ordered_map
+from melanoma.data.build import build_store
+from melanoma.data.preprocessing import Preprocessing, decode, resize
+from melanoma.data.sources import Source
+from melanoma.data.table import lesion_table
 
 SIZES = ((4000, 3000), (6000, 4000))
 

@@ -26,10 +26,10 @@ from PIL import Image, ImageOps
 from skimage import data as bundled
 from sklearn.datasets import load_digits, load_sample_images
 
-from melanoma.images import resize
-from melanoma.run import Run
-from melanoma.service import Service, Settings, look
-from melanoma.uploads import Limits, Upload
+from melanoma.data.preprocessing import resize
+from melanoma.run.layout import Run
+from melanoma.serve.service import Service, Settings, look
+from melanoma.serve.uploads import Limits, Upload
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 PICTURES = """astronaut camera cat chelsea coffee coins colorwheel grass gravel brick page text

@@ -22,7 +22,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import psutil
 from inference import MELANOMA, train
 
-from melanoma.run import Run
+from melanoma.run.layout import Run
 
 BASELINE = """
 import io, sys
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np, torch, uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
-from melanoma.model import load_checkpoint
+from melanoma.model.checkpoint import load_checkpoint
 models = [load_checkpoint(Path(p))[0] for p in sys.argv[2:]]
 app = FastAPI()
 

@@ -15,11 +15,25 @@ import papermill
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {  # lowest first
+    "core": "What knows nothing of lesions",
+    "run": "Where a run's files are, and what each was made from",
+    "stats": "Functions of numbers",
+    "data": "From files to batches",
+    "model": "A backbone behind one logit",
+    "train": "One fold",
+    "evaluation": "From out-of-fold predictions to a report",
+    "predict": "From images to probabilities",
+    "serve": "HTTP",
+    "stages": "Papermill",
+    "kaggle": "Kaggle kernels",
+    "cli": "The command line",
+}
 SHELVES = {
     "library": "nbs",
     "stages": "nbs/pipeline",
     "explore": "nbs/explore",
-    "kernels": "nbs/kaggle",
+    "kernels": "nbs/kaggle/kernels",
 }
 HEADS = {
     "library": "# The library\n\nEach chapter is a notebook that generates one module. Read from "
@@ -35,8 +49,20 @@ DIRECTIVE = re.compile(r"^#\|\s*(\w+).*\n?", re.MULTILINE)
 
 def notebooks(shelf: str) -> list[Path]:
     "The notebooks of a shelf, in order."
-    found = (ROOT / SHELVES[shelf]).glob("*.ipynb")
-    return sorted(path for path in found if path.stem != "index")
+    if shelf == "library":
+        found = [sorted((ROOT / "nbs" / f).glob("[0-9][0-9]_*.ipynb")) for f in LAYERS]
+        return sum(found, [])
+    return sorted((ROOT / SHELVES[shelf]).glob("*.ipynb"))
+
+
+def place(notebook: Path, shelf: str) -> str:
+    "The notebook's page below its shelf's folder; the library has a folder for each layer."
+    return f"{notebook.parent.name}/{notebook.name}" if shelf == "library" else notebook.name
+
+
+def module_of(notebook: Path) -> str:
+    "LAYER.name of nbs/LAYER/NN_name.ipynb."
+    return f"{notebook.parent.name}.{notebook.stem.partition('_')[2]}"
 
 
 def heading(notebook: Path) -> tuple[str, str]:
@@ -86,8 +112,7 @@ def page(notebook: Path, shelf: str) -> str:
                 c.metadata["tags"] = [*tags, "exported"]
         kept.append(c)
     if shelf == "library":
-        module = notebook.stem.split("_", 1)[1]
-        text = f"Generates {{py:mod}}`melanoma.{module}`; cells with a bar are in it."
+        text = f"Generates {{py:mod}}`melanoma.{module_of(notebook)}`; cells with a bar are in it."
         kept.insert(1, nbformat.v4.new_markdown_cell(text, id="reference"))
     nb.cells = kept
     return nbformat.writes(nb)
@@ -95,10 +120,19 @@ def page(notebook: Path, shelf: str) -> str:
 
 def shelf_index(shelf: str, entries: list[tuple[str, str, str]]) -> str:
     "A shelf's first page: title and subtitle of each page, which stand in the menu too."
-    rows = [[f"[{cell(title)}]({page})", cell(about)] for page, title, about in entries]
-    toc = "\n".join(Path(page).stem for page, _, _ in entries)
-    menu = f"```{{toctree}}\n:hidden:\n\n{toc}\n```"
-    return f"{HEADS[shelf]}\n\n{table(['', ''], rows)}\n\n{menu}\n"
+    text = HEADS[shelf]
+    parts: dict[str, list[tuple[str, str, str]]] = {}
+    for entry in entries:
+        layer = re.split("[./]", entry[0])[0] if shelf in ("library", "api") else ""
+        parts.setdefault(layer, []).append(entry)
+    for layer, pages in parts.items():
+        rows = [[f"[{cell(title)}]({page})", cell(about)] for page, title, about in pages]
+        toc = "\n".join(page.rpartition(".")[0] for page, _, _ in pages)
+        caption = f":caption: {layer}\n" if layer else ""
+        head = f"## {layer}: {LAYERS[layer]}\n\n" if layer else ""
+        menu = f"```{{toctree}}\n:hidden:\n{caption}\n{toc}\n```"
+        text += f"\n\n{head}{table(['', ''], rows)}\n\n{menu}\n"
+    return text
 
 
 def module_page(module: str, lesson: str) -> str:
@@ -109,7 +143,7 @@ def module_page(module: str, lesson: str) -> str:
 
 def commands() -> dict[str, Any]:
     "The command line's commands by what is typed, without the hidden ones."
-    from melanoma.cli import app
+    from melanoma.cli.main import app
 
     def walk(words: str, command: Any) -> dict[str, Any]:
         inside = getattr(command, "commands", None)
@@ -123,7 +157,7 @@ def commands() -> dict[str, Any]:
 
 def cli_page() -> str:
     "The command line's reference, from the program itself."
-    from melanoma.pipeline import STAGES
+    from melanoma.stages.runner import STAGES
 
     parts = ["# Command line", "Every command explains itself with `--help`."]
     for words, command in commands().items():
@@ -165,17 +199,19 @@ def lay_out(source: Path) -> None:
     for shelf in SHELVES:
         found = notebooks(shelf)
         for notebook in found:
-            (source / shelf / notebook.name).write_text(page(notebook, shelf), encoding="utf-8")
-        entries = [(n.name, *heading(n)) for n in found]
+            path = source / shelf / place(notebook, shelf)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(page(notebook, shelf), encoding="utf-8")
+        entries = [(place(n, shelf), *heading(n)) for n in found]
         if entries:
             text = shelf_index(shelf, entries)
             (source / shelf / "index.md").write_text(text, encoding="utf-8")
     if not notebooks("explore"):
         front = source / "index.md"
         front.write_text(front.read_text(encoding="utf-8").replace("explore/index\n", ""))
-    modules = {n.stem.split("_", 1)[1]: (n.stem, heading(n)[1]) for n in notebooks("library")}
+    modules = {module_of(n): (place(n, "library"), heading(n)[1]) for n in notebooks("library")}
     for module, (lesson, _) in modules.items():
-        text = module_page(module, f"{lesson}.ipynb")
+        text = module_page(module, lesson)
         (source / "api" / f"{module}.md").write_text(text, encoding="utf-8")
     entries = [(f"{m}.md", m, about) for m, (_, about) in modules.items()]
     (source / "api" / "index.md").write_text(shelf_index("api", entries), encoding="utf-8")

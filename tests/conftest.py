@@ -113,7 +113,7 @@ def seen_in(path: Path) -> Loads:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     "A drawn data set in SIIM-2020's layout: 24 patients to train on, 5 to predict."
-    from melanoma.synthetic import make_dataset
+    from melanoma.data.synthetic import make_dataset
 
     folder = tmp_path_factory.mktemp("drawn") / "siim2020"
     return make_dataset(folder, patients=30, test_patients=5, size=64, prevalence=0.3)

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from melanoma.config import VIEWS
-from melanoma.dataset import policy, seed_policy
+from melanoma.core.config import VIEWS
+from melanoma.data.dataset import policy, seed_policy
 
 SEEDS = 1500
 SKIN = np.random.default_rng(0).integers(90, 200, (64, 64, 3), dtype=np.uint8)
@@ -110,7 +110,7 @@ def test_a_policy_trains_on_the_views_it_says():
 def test_views_of_light_are_those_that_prediction_averages():
     import torch
 
-    from melanoma.dataset import dihedral
+    from melanoma.data.dataset import dihedral
 
     corners = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(1, 3, 2, 2)
     averaged = {dihedral(corners, view)[0, 0].numpy().tobytes() for view in range(VIEWS["light"])}

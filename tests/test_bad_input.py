@@ -19,17 +19,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from melanoma.build import build_store
-from melanoma.config import TrainConfig, check_names, preset
-from melanoma.core import BadFolds, BadImage, BadInput, BadTable, MissingWeights
-from melanoma.folds import fold_rows, make_folds
-from melanoma.images import MAX_PIXELS, Preprocessing, decode
-from melanoma.model import build, create_model, lite_file, load_checkpoint, read_header
-from melanoma.pipeline import parse_folds
-from melanoma.run import Run
-from melanoma.store import Store
-from melanoma.submission import check_sample, check_submission, read_sample, write_submission
-from melanoma.tables import Source, check_labels, lesion_table, parse_sources
+from melanoma.core.config import TrainConfig, check_names, preset
+from melanoma.core.files import BadFolds, BadImage, BadInput, BadTable, MissingWeights
+from melanoma.data.build import build_store
+from melanoma.data.folds import fold_rows, make_folds
+from melanoma.data.preprocessing import MAX_PIXELS, Preprocessing, decode
+from melanoma.data.store import Store
+from melanoma.data.table import Source, check_labels, lesion_table, parse_sources
+from melanoma.model.checkpoint import build, create_model, lite_file, load_checkpoint, read_header
+from melanoma.predict.submission import (
+    check_sample,
+    check_submission,
+    read_sample,
+    write_submission,
+)
+from melanoma.run.layout import Run
+from melanoma.stages.runner import parse_folds
 
 
 def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -627,7 +632,7 @@ def empty_root(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setenv("MELANOMA_ROOT", str(tmp_path / "project"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("melanoma.model._download", offline)
+    monkeypatch.setattr("melanoma.model.checkpoint._download", offline)
     (tmp_path / "project").mkdir()
     return tmp_path / "project"
 
@@ -802,9 +807,11 @@ class Server:
         self.monkeypatch.setitem(settings, "url", url)
         self.url = url
         # the hub and timm's release are out of reach
-        self.monkeypatch.setattr("melanoma.model.HUB", {"se_resnext50_32x4d": ()})
+        self.monkeypatch.setattr("melanoma.model.checkpoint.HUB", {"se_resnext50_32x4d": ()})
         nowhere = f"http://127.0.0.1:9/{name}".replace(promised, "f3651bad")
-        self.monkeypatch.setattr("melanoma.model.RELEASES", {"se_resnext50_32x4d": nowhere})
+        self.monkeypatch.setattr(
+            "melanoma.model.checkpoint.RELEASES", {"se_resnext50_32x4d": nowhere}
+        )
 
 
 @pytest.fixture

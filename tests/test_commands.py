@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import melanoma, succeed
 
-from melanoma.core import write_json
-from melanoma.doctor import Report, look_at_kernel, look_at_project, writable
+from melanoma.cli.doctor import Report, look_at_kernel, look_at_project, writable
+from melanoma.core.files import write_json
 
 PROGRAM = Path(sys.executable).with_name("melanoma")
 
@@ -126,7 +126,7 @@ def test_completing_loads_nothing_heavy(project, line):
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print('loaded', *sys.modules, file=sys.stderr))\n"
-        "sys.argv = ['melanoma']\nfrom melanoma.cli import main\nmain()\n"
+        "sys.argv = ['melanoma']\nfrom melanoma.cli.main import main\nmain()\n"
     )
     question = {"_MELANOMA_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"melanoma {line}"}
     done = subprocess.run(
@@ -136,7 +136,7 @@ def test_completing_loads_nothing_heavy(project, line):
         text=True,
     )
     loaded = set(done.stderr.partition("loaded ")[2].split())
-    assert "_arguments" in done.stdout and "melanoma.cli" in loaded
+    assert "_arguments" in done.stdout and "melanoma.cli.main" in loaded
     assert not {"torch", "timm", "papermill", "pandas", "numpy", "cv2"} & loaded
 
 
@@ -205,7 +205,7 @@ def test_a_root_that_cannot_be_written(tmp_path):
     folder = tmp_path / "project"
     folder.mkdir(mode=0o555)
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom melanoma.doctor import writable\n"
+        "import os, sys\nfrom pathlib import Path\nfrom melanoma.cli.doctor import writable\n"
         "os.geteuid() or os.seteuid(65534)\nprint(writable(Path(sys.argv[1]) / 'output'))"
     )
     for path in (tmp_path, *tmp_path.parents):
@@ -227,7 +227,7 @@ def test_a_damaged_run_and_a_busy_port_are_notes(project, monkeypatch):
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
-        monkeypatch.setattr("melanoma.doctor.PORT", taken.getsockname()[1])
+        monkeypatch.setattr("melanoma.cli.doctor.PORT", taken.getsockname()[1])
         report = Report()
         look_at_project(report)
     found = "\n".join(map(str, report.findings))

@@ -13,13 +13,14 @@ import pytest
 import torch
 from conftest import TINY, melanoma
 
-from melanoma import core, training
-from melanoma.config import TrainConfig
-from melanoma.core import atomic_path, read_json, reading, write_text
-from melanoma.duplicates import NEAR, join_duplicates
-from melanoma.model import create_model, save_checkpoint
-from melanoma.run import Run
-from melanoma.sources import Source, source_images
+from melanoma.core import files as core
+from melanoma.core.config import TrainConfig
+from melanoma.core.files import atomic_path, read_json, reading, write_text
+from melanoma.data.duplicates import NEAR, join_duplicates
+from melanoma.data.sources import Source, source_images
+from melanoma.model.checkpoint import create_model, save_checkpoint
+from melanoma.run.layout import Run
+from melanoma.train import fold as training
 
 
 def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -66,7 +67,7 @@ def test_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
 
 def test_what_a_killed_writer_left_goes(tmp_path):
     code = (
-        "import os, sys\nfrom melanoma.core import atomic_path\n"
+        "import os, sys\nfrom melanoma.core.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as path:\n path.write_text('half')\n os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "fold0[1].csv"  # what a pattern of names would take for something else
@@ -117,7 +118,7 @@ def test_a_hundred_thousand_equal_images_take_little_memory():
     code = """
 import resource
 from test_disk import alike
-from melanoma.duplicates import join_duplicates
+from melanoma.data.duplicates import join_duplicates
 table = alike(100_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 joined, pairs = join_duplicates(table)
@@ -133,7 +134,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_many_different_images_that_look_alike_stay_together(monkeypatch):
-    from melanoma import duplicates
+    from melanoma.data import duplicates
 
     rng = np.random.default_rng(0)
     bits = (rng.random((3000, 256)) < 0.02).astype(np.uint8)  # about 10 bits apart, all pairs near

@@ -16,12 +16,12 @@ import yaml
 from conftest import REPOSITORY, seen_in
 from huggingface_hub import ModelCard
 
-from melanoma.card import write_card
-from melanoma.config import preset
-from melanoma.core import read_json, write_json
-from melanoma.pipeline import STAGES, stage_notebook, stage_parameters
-from melanoma.run import Run
-from melanoma.terms import MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
+from melanoma.core.config import preset
+from melanoma.core.files import read_json, write_json
+from melanoma.data.disclaimers import MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
+from melanoma.evaluation.card import write_card
+from melanoma.run.layout import Run
+from melanoma.stages.runner import STAGES, stage_notebook, stage_parameters
 
 spec = importlib.util.spec_from_file_location("stage", REPOSITORY / "docs" / "stage.py")
 stage = importlib.util.module_from_spec(spec)
@@ -51,14 +51,13 @@ def menu(page: Path) -> list[Path]:
 
 def test_the_menu_reaches_every_notebook(pages):
     shelves = [m for m in menu(pages / "index.md") if m.name == "index"]
-    listed = {p.name for m in shelves for p in menu(m.with_suffix(".md"))}
-    notebooks = [
-        n for n in (REPOSITORY / "nbs").rglob("[0-9]*.ipynb") if "checkpoint" not in n.stem
-    ]
-    assert len(notebooks) > 40
-    assert {n.stem for n in notebooks} <= listed
-    modules = {p.stem for p in (REPOSITORY / "melanoma").glob("*.py") if p.stem[0] != "_"}
-    assert modules <= listed
+    listed = {p.relative_to(pages) for m in shelves for p in menu(m.with_suffix(".md"))}
+    shown = [Path(s, stage.place(n, s)) for s in stage.SHELVES for n in stage.notebooks(s)]
+    assert {p.with_suffix("") for p in shown} <= listed
+    there = [n for n in (REPOSITORY / "nbs").glob("*/**/*.ipynb") if n.parent.name[0] != "."]
+    assert len(there) == len(shown) > 40
+    modules = [p for p in (REPOSITORY / "melanoma").glob("*/*.py") if p.stem[0] != "_"]
+    assert {Path("api", f"{p.parent.name}.{p.stem}") for p in modules} <= listed
 
 
 def test_a_page_loads_nothing_from_elsewhere_and_its_formulas_need_no_script(pages, tmp_path):
@@ -66,23 +65,23 @@ def test_a_page_loads_nothing_from_elsewhere_and_its_formulas_need_no_script(pag
     pytest.importorskip("latex2mathml", reason="the packages of make docs are not installed")
     source = tmp_path / "source"
     (source / "library").mkdir(parents=True)
-    for name in ("28_clustered", "45_plots"):
+    for name in ("stats/05_clustered", "evaluation/05_plots"):
         shutil.copy(pages / "library" / f"{name}.ipynb", source / "library")
     (source / "index.md").write_text("# M\n\n```{toctree}\n:glob:\n\nlibrary/*\n```\n")
     build = [sys.executable, "-m", "sphinx", "-q", "-c", REPOSITORY / "docs", source]
     subprocess.run([*build, tmp_path / "html"], check=True, capture_output=True)
     found = {p.stem: seen_in(p) for p in (tmp_path / "html").rglob("*.html")}
-    assert {"28_clustered", "45_plots", "index", "search"} <= found.keys()
+    assert {"05_clustered", "05_plots", "index", "search"} <= found.keys()
     for name, page in found.items():
         assert not [x for x in page.loads if "//" in x], name
         assert "default-src 'self'" in page.policy and "http" not in page.policy, name
-    text = (tmp_path / "html/library/28_clustered.html").read_text(encoding="utf-8")
+    text = (tmp_path / "html/library/05_clustered.html").read_text(encoding="utf-8")
     assert text.count("<math ") >= 3 and "cdn." not in text
 
 
 def test_nothing_of_nbdev_is_shown_and_no_code_is_lost(pages):
     for notebook in stage.notebooks("library"):
-        shown = nbformat.read(pages / "library" / notebook.name, as_version=4)
+        shown = nbformat.read(pages / "library" / stage.place(notebook, "library"), as_version=4)
         code = "\n".join(c.source for c in shown.cells if c.cell_type == "code")
         assert not re.search(r"^#\|", code, re.MULTILINE)
         was = nbformat.read(notebook, as_version=4)

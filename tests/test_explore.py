@@ -16,10 +16,10 @@ import pytest
 from conftest import REPOSITORY, seen_in, succeed
 from jupyter_client.manager import start_new_kernel
 
-from melanoma.board import Board, Lesion, Patient, fold_table
-from melanoma.core import BadInput
-from melanoma.pipeline import export_html
-from melanoma.run import Run
+from melanoma.core.files import BadInput
+from melanoma.evaluation.gallery import Board, Lesion, Patient, fold_table
+from melanoma.run.layout import Run
+from melanoma.stages.runner import export_html
 
 EXPLORE = REPOSITORY / "nbs" / "explore"
 PAPERMILL = Path(sys.executable).with_name("papermill")
@@ -206,7 +206,7 @@ def test_names_are_shown_and_never_obeyed():
 
 
 CELL = """
-from melanoma.bars import audience, progress
+from melanoma.core.progress_bar import audience, progress
 import time
 print(audience())
 for _ in progress(range(3000), delay=.01, desc='images'):

@@ -15,8 +15,8 @@ import pytest
 from conftest import REPOSITORY, melanoma, serving, succeed
 from PIL import Image
 
-from melanoma.core import MelanomaError
-from melanoma.run import Run
+from melanoma.core.files import MelanomaError
+from melanoma.run.layout import Run
 
 
 @pytest.fixture()
@@ -81,10 +81,10 @@ def test_the_weights_folder_alone_can_be_served(copy, tmp_path):
 def test_a_graph_that_differs_from_torch_is_refused(exported):
     import torch
 
-    from melanoma.export import EnsembleGraph, check_parity
-    from melanoma.graph import graph_paths
-    from melanoma.inference import load_ensemble
-    from melanoma.store import Store
+    from melanoma.data.store import Store
+    from melanoma.predict.ensemble import load_ensemble
+    from melanoma.predict.export import EnsembleGraph, check_parity
+    from melanoma.predict.graph import graph_paths
 
     run = Run("tiny", exported)
     models = list(load_ensemble(run).models.values())
@@ -177,9 +177,9 @@ SHALLOW = {  # a family's layers, few of them
 def test_token_and_channels_last_models_run_as_graphs(arch, tmp_path):
     import torch
 
-    from melanoma.classifier import build
-    from melanoma.export import EnsembleGraph, write_onnx
-    from melanoma.graph import RUNTIMES
+    from melanoma.model.classifier import build
+    from melanoma.predict.export import EnsembleGraph, write_onnx
+    from melanoma.predict.graph import RUNTIMES
 
     config = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     origin = {"name": arch, "arguments": SHALLOW[arch], "config": config}

@@ -10,7 +10,7 @@ import pytest
 from conftest import succeed
 from PIL import Image
 
-from melanoma.metrics import summary
+from melanoma.stats.metrics import summary
 
 FILE = Path("output") / "tiny" / "metrics_external.json"
 
@@ -32,7 +32,7 @@ def root(trained, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def photos(drawn, tmp_path_factory) -> dict[str, Path]:
     "Folders of benign and malignant photos, by how they came about."
-    from melanoma.synthetic import make_dataset
+    from melanoma.data.synthetic import make_dataset
 
     folder = tmp_path_factory.mktemp("photos")
     new = make_dataset(

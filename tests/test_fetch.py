@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from melanoma.core import BadInput, MelanomaError
-from melanoma.fetch import fetch_isic, fetch_kaggle
-from melanoma.tables import check_labels, lesion_table, parse_sources
+from melanoma.cli.fetch import fetch_isic, fetch_kaggle
+from melanoma.core.files import BadInput, MelanomaError
+from melanoma.data.table import check_labels, lesion_table, parse_sources
 
 pytest.importorskip("kagglehub")
 pytest.importorskip("isic_cli")
@@ -269,14 +269,14 @@ def test_an_archive_out_of_reach_is_said_at_once(monkeypatch, tmp_path):
 
 
 def test_labels_need_a_diagnosis():
-    from melanoma.fetch import isic_labels
+    from melanoma.cli.fetch import isic_labels
 
     with pytest.raises(BadInput, match="no diagnosis_1"):
         isic_labels(pd.DataFrame({"isic_id": ["ISIC_1"]}))
 
 
 def test_the_command_says_what_comes_next(at_kaggle, tmp_path, monkeypatch, capsys):
-    from melanoma.cli import main
+    from melanoma.cli.main import main
 
     at_kaggle()
     out = Path(tmp_path / "moles")

@@ -29,7 +29,7 @@ import pytest
 from conftest import dicom, inflating_dicom
 from PIL import Image
 
-from melanoma.uploads import MOST_SCANS
+from melanoma.serve.uploads import MOST_SCANS
 
 try:
     import pillow_heif

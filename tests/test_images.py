@@ -13,11 +13,11 @@ import pytest
 from conftest import dicom, inflating_dicom
 from PIL import Image, ImageCms
 
-from melanoma.build import build_store
-from melanoma.core import BadImage
-from melanoma.images import OtherKind, Preprocessing, decode, jpeg_marks, read_image
-from melanoma.sources import Source
-from melanoma.tables import lesion_table
+from melanoma.core.files import BadImage
+from melanoma.data.build import build_store
+from melanoma.data.preprocessing import OtherKind, Preprocessing, decode, jpeg_marks, read_image
+from melanoma.data.sources import Source
+from melanoma.data.table import lesion_table
 
 # profiles, written by hand: no library makes others than sRGB
 

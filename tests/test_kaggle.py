@@ -28,16 +28,16 @@ from conftest import REPOSITORY, TINY, melanoma, succeed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from melanoma.core import BadInput, read_json, write_json
-from melanoma.kaggle import BUNDLE, COMPETITION, build_kaggle
-from melanoma.kaggle_inputs import find_inputs, find_weights
-from melanoma.kaggle_recipe import recipe_of, slug_of
-from melanoma.kaggle_sources import find_sources, read_wanted, source_text
-from melanoma.pipeline import stage_parameters
-from melanoma.run import Run
-from melanoma.submission import check_submission
-from melanoma.tables import lesion_table, parse_sources
-from melanoma.wheels import kaggle_image, needs_of, satisfies
+from melanoma.core.files import BadInput, read_json, write_json
+from melanoma.data.table import lesion_table, parse_sources
+from melanoma.kaggle.builder import BUNDLE, COMPETITION, build_kaggle
+from melanoma.kaggle.inputs import find_inputs, find_weights
+from melanoma.kaggle.recipe import recipe_of, slug_of
+from melanoma.kaggle.sources import find_sources, read_wanted, source_text
+from melanoma.kaggle.wheels import kaggle_image, needs_of, satisfies
+from melanoma.predict.submission import check_submission
+from melanoma.run.layout import Run
+from melanoma.stages.runner import stage_parameters
 
 GIGABYTES = 16
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="links and namespaces of Linux")

@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from melanoma.build import build_store, table_digest
-from melanoma.core import BadImage, BadInput, BadTable
-from melanoma.files import open_container, read_bytes, stamp
-from melanoma.folds import make_folds
-from melanoma.kaggle_inputs import find_inputs, fitting
-from melanoma.tables import lesion_table, parse_sources
+from melanoma.core.archive import open_container, read_bytes, stamp
+from melanoma.core.files import BadImage, BadInput, BadTable
+from melanoma.data.build import build_store, table_digest
+from melanoma.data.folds import make_folds
+from melanoma.data.table import lesion_table, parse_sources
+from melanoma.kaggle.inputs import find_inputs, fitting
 
 DATA = os.environ.get("MELANOMA_DATA", "")
 needs_data = pytest.mark.skipif(not DATA, reason="MELANOMA_DATA names no folder of real images")

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, melanoma, seen_in
 
-from melanoma.core import impersonal, read_json
-from melanoma.kaggle_sources import anonymous, same_names, use_split
-from melanoma.oof import NAMES, fit_run, pairs_of_folds
-from melanoma.pipeline import export_html
-from melanoma.run import Run
-from melanoma.weights import read_header
+from melanoma.core.files import impersonal, read_json
+from melanoma.evaluation.oof import NAMES, fit_run, pairs_of_folds
+from melanoma.kaggle.sources import anonymous, same_names, use_split
+from melanoma.model.pretrained import read_header
+from melanoma.run.layout import Run
+from melanoma.stages.runner import export_html
 
 USER = "zqjdoe7"  # whose machine it is, in these tests
 PEOPLE = ("Annegret Quitzow", "Bodo Xylander")  # among the patients

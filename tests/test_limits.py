@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import dicom, inflating_dicom
 
-from melanoma.core import BadImage, BadTable
-from melanoma.dicom import ENCRYPTED, MOST_HEADER, dicom_fields, dicom_picture
-from melanoma.files import MAX_TABLE, table_bytes
-from melanoma.images import read_image
-from melanoma.tables import lesion_table, parse_sources
+from melanoma.core.archive import MAX_TABLE, table_bytes
+from melanoma.core.files import BadImage, BadTable
+from melanoma.data.dicom import ENCRYPTED, MOST_HEADER, dicom_fields, dicom_picture
+from melanoma.data.preprocessing import read_image
+from melanoma.data.table import lesion_table, parse_sources
 
 MEGABYTE = 1_000_000
 

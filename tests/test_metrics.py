@@ -14,10 +14,10 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from melanoma.bootstrap import bootstrap, drawn_counts
-from melanoma.clustered import shares, wilson
-from melanoma.core import BadInput
-from melanoma.metrics import (
+from melanoma.core.files import BadInput
+from melanoma.stats.bootstrap import bootstrap, drawn_counts
+from melanoma.stats.clustered import shares, wilson
+from melanoma.stats.metrics import (
     METRICS,
     auroc_interval,
     delong,
@@ -145,7 +145,7 @@ def test_pieces_give_what_one_piece_gives(monkeypatch):
     target, score, _, patient = study(50, seed=5)
     names = ["ap", "sensitivity_at_specificity"]
     whole = bootstrap(target, score, names, patient, times=40)
-    monkeypatch.setattr("melanoma.bootstrap.PIECE", 500)
+    monkeypatch.setattr("melanoma.stats.bootstrap.PIECE", 500)
     parts = bootstrap(target, score, names, patient, times=40)
     for name in names:
         assert np.allclose(whole[name], parts[name], rtol=0, atol=1e-12)

@@ -18,12 +18,12 @@ import timm
 import torch
 from safetensors.torch import save, save_file
 
-from melanoma.core import BadInput, MissingWeights
-from melanoma.dataset import LesionDataset, make_loader
-from melanoma.engine import FitConfig, Hardware, choose_hardware, fit
-from melanoma.loss import make_loss
-from melanoma.model import build, create_model, load_checkpoint, save_checkpoint
-from melanoma.weights import local_weights, match_tensors, unwrapped
+from melanoma.core.files import BadInput, MissingWeights
+from melanoma.data.dataset import LesionDataset, make_loader
+from melanoma.model.checkpoint import build, create_model, load_checkpoint, save_checkpoint
+from melanoma.model.pretrained import local_weights, match_tensors, unwrapped
+from melanoma.train.loop import FitConfig, Hardware, choose_hardware, fit
+from melanoma.train.loss import make_loss
 
 SMALL = "resnet10t"
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_whose_head_sits_elsewhere_says_so(tmp_path):
     save_checkpoint(path, model, {"preprocessing": {"size": 64}})
     from safetensors.torch import load_file
 
-    from melanoma.weights import read_header
+    from melanoma.model.pretrained import read_header
 
     state = {k: v for k, v in load_file(path).items() if "head.norm" not in k}
     save_file(state, path, {"melanoma": json.dumps(read_header(path))})
@@ -375,8 +375,9 @@ def test_the_default_starts_from_the_file_of_2018(alone, of_2018, capsys):
 
 
 def test_the_seed_alone_decides_the_defaults_head():
-    code = "from melanoma.model import create_model as c; m = lambda: c('se_resnext50_32x4d', "
-    code += "'none', 1)[0].head.weight.sum().item(); print(m() == m())"
+    code = "from melanoma.model.checkpoint import create_model as c; "
+    code += "m = lambda: c('se_resnext50_32x4d', 'none', 1)[0].head.weight.sum().item(); "
+    code += "print(m() == m())"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
@@ -432,8 +433,8 @@ class Answers(BaseHTTPRequestHandler):
 
 START = """
 import sys, json
-from melanoma.model import create_model
-from melanoma.core import MissingWeights
+from melanoma.model.checkpoint import create_model
+from melanoma.core.files import MissingWeights
 try:
     model, origin = create_model()
 except MissingWeights as error:
@@ -499,7 +500,7 @@ def test_a_file_that_the_hub_does_not_describe_is_refused_and_the_error_names_th
 
 def default_line(monkeypatch, endpoint: str) -> tuple[str, list]:
     "What the doctor says of the default's weights, and its findings."
-    from melanoma.doctor import Report, look_at_weights
+    from melanoma.cli.doctor import Report, look_at_weights
 
     for name in ("HF_HUB_OFFLINE", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -531,7 +532,7 @@ def test_the_doctor_says_whether_the_defaults_weights_are_to_be_had(alone, of_20
 
 
 def test_a_kernel_without_internet_cannot_look_a_hubs_name_up(tmp_path):
-    from melanoma.kaggle_recipe import check_start
+    from melanoma.kaggle.recipe import check_start
 
     (tmp_path / "a.pth").touch()
     assert check_start(DEFAULT, "auto") is None

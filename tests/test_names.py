@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from conftest import melanoma, succeed
 
-from melanoma.build import build_store
-from melanoma.core import BadTable, from_spreadsheet, spreadsheet, visible
-from melanoma.files import on_disk, read_bytes, readable, stamp
-from melanoma.spreadsheets import guarded, unguarded
-from melanoma.tables import lesion_table, parse_sources
+from melanoma.core.archive import on_disk, read_bytes, readable, stamp
+from melanoma.core.files import BadTable, from_spreadsheet, spreadsheet, visible
+from melanoma.data.build import build_store
+from melanoma.data.spreadsheets import guarded, unguarded
+from melanoma.data.table import lesion_table, parse_sources
 
 LATIN = os.fsdecode(b"L\xe4sion")  # a name as an old system wrote it: no UTF-8
 NAMES = {  # stem on disk → image_name
@@ -114,8 +114,8 @@ def test_predict_prints_and_draws_any_names(trained, hostile):
     exact = unguarded(pd.read_csv(path, dtype={"image_name": str}))
     assert set(exact["image_name"]) == {*NAMES.values(), "mole", "-broken"}
     assert (exact["status"] == "ok").sum() == len(NAMES) + 1
-    from melanoma.board import Board
-    from melanoma.run import Run
+    from melanoma.evaluation.gallery import Board
+    from melanoma.run.layout import Run
 
     board = Board.of_predictions(Run.named("tiny", trained))
     assert board.lesion("=HYPERLINK(1)").image_name == "=HYPERLINK(1)"

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from conftest import TINY, melanoma, succeed
 
-from melanoma.board import Board
-from melanoma.calibration import combine, fit_calibration, fit_platt, fold_agreement, logit
-from melanoma.core import BadInput
-from melanoma.oof import find_calibration, oof_table
-from melanoma.run import Run, next_command, run_state
+from melanoma.core.files import BadInput
+from melanoma.evaluation.gallery import Board
+from melanoma.evaluation.oof import find_calibration, oof_table
+from melanoma.run.layout import Run, next_command, run_state
+from melanoma.stats.calibration import combine, fit_calibration, fit_platt, fold_agreement, logit
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, d
 
 
 def test_a_graph_does_not_take_a_calibration_of_other_weights(root):
-    from melanoma.answers import graph_calibration
+    from melanoma.serve.responses import graph_calibration
 
     run = Run.named("tiny", root)
     digests = json.loads(run.calibration.read_text())["made_from"]

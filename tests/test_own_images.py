@@ -11,16 +11,16 @@ import pytest
 from conftest import succeed
 from PIL import Image
 
-from melanoma.blending import blend_table
-from melanoma.board import Board, patient_names
-from melanoma.build import build_store
-from melanoma.core import BadInput, BadTable, read_json
-from melanoma.files import walk
-from melanoma.folds import fold_table, make_folds, unknown_patients
-from melanoma.inference import prediction_table, within_patient
-from melanoma.sources import image_names, patient_key
-from melanoma.store import Store
-from melanoma.tables import Source, lesion_table, parse_sources
+from melanoma.core.archive import walk
+from melanoma.core.files import BadInput, BadTable, read_json
+from melanoma.data.build import build_store
+from melanoma.data.folds import fold_table, make_folds, unknown_patients
+from melanoma.data.sources import image_names, patient_key
+from melanoma.data.store import Store
+from melanoma.data.table import Source, lesion_table, parse_sources
+from melanoma.evaluation.gallery import Board, patient_names
+from melanoma.predict.blend import blend_table
+from melanoma.predict.ensemble import prediction_table, within_patient
 
 
 def photo(path: Path, seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from melanoma.pipeline import STAGES
+from melanoma.stages.runner import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def test_the_wheel_holds_modules_notebooks_page_and_lists(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         requires = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
-    modules = {f"melanoma/{p.name}" for p in (REPOSITORY / "melanoma").glob("*.py")}
-    stages = {f"melanoma/stages/{name}.ipynb" for name in STAGES.values()}
-    kernels = {f"melanoma/kernels/{name}.ipynb" for name in ("inference", "train")}
-    others = {"melanoma/web/index.html", "melanoma/data/kaggle_image.txt", "melanoma/py.typed"}
+    modules = {p.relative_to(REPOSITORY).as_posix() for p in REPOSITORY.glob("melanoma/**/*.py")}
+    stages = {f"melanoma/notebooks/pipeline/{name}.ipynb" for name in STAGES.values()}
+    kernels = {f"melanoma/notebooks/kaggle/kernels/{name}.ipynb" for name in ("inference", "train")}
+    others = {"melanoma/web/index.html", "melanoma/kaggle_image.txt", "melanoma/py.typed"}
     assert modules | stages | kernels | others <= names
     top = {n.split("/")[0] for n in names}
     assert len(top) == 2 and "melanoma" in top  # the package and its metadata, no tests

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from conftest import REPOSITORY, TINY, melanoma, succeed
 
-from melanoma.core import BadInput
-from melanoma.inference import load_ensemble
-from melanoma.model import load_checkpoint, read_header, save_checkpoint
-from melanoma.run import Run
+from melanoma.core.files import BadInput
+from melanoma.model.checkpoint import load_checkpoint, read_header, save_checkpoint
+from melanoma.predict.ensemble import load_ensemble
+from melanoma.run.layout import Run
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
 TRAIN_NOTEBOOK = REPOSITORY / "nbs" / "pipeline" / "30_train.ipynb"

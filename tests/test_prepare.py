@@ -22,15 +22,15 @@ from PIL import Image
 from test_bad_input import png_header
 from test_tables_folds import contents
 
-from melanoma import build
-from melanoma.build import build_store
-from melanoma.core import BadImage, BadInput, MelanomaError
-from melanoma.duplicates import NEAR, duplicate_pairs, near_pairs, perceptual_hash
-from melanoma.folds import make_folds
-from melanoma.images import Preprocessing, decode, read_image, resize
-from melanoma.parallel import ordered_map
-from melanoma.store import ImageArray, Store
-from melanoma.tables import lesion_table, parse_sources
+from melanoma.core.files import BadImage, BadInput, MelanomaError
+from melanoma.core.parallel import ordered_map
+from melanoma.data import build
+from melanoma.data.build import build_store
+from melanoma.data.duplicates import NEAR, duplicate_pairs, near_pairs, perceptual_hash
+from melanoma.data.folds import make_folds
+from melanoma.data.preprocessing import Preprocessing, decode, read_image, resize
+from melanoma.data.store import ImageArray, Store
+from melanoma.data.table import lesion_table, parse_sources
 
 
 def lesion(seed: int, width: int = 1200, height: int = 800) -> Image.Image:
@@ -196,7 +196,7 @@ def test_an_exception_of_the_function_arrives():
 def test_a_script_without_a_guard_is_told_so_and_no_image_is_blamed(tmp_path):
     script = tmp_path / "careless.py"
     script.write_text(
-        "import math\nfrom melanoma.parallel import ordered_map\n"
+        "import math\nfrom melanoma.core.parallel import ordered_map\n"
         "print(list(ordered_map(math.sqrt, range(100), 2, crashed=lambda i: -1)))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
@@ -224,7 +224,7 @@ def test_an_unforeseen_error_costs_its_image_alone(tmp_path, monkeypatch):
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     code = (
         "import time\nfrom test_prepare import double\n"
-        "from melanoma.parallel import ordered_map\n"
+        "from melanoma.core.parallel import ordered_map\n"
         "results = ordered_map(double, iter(range(10**9)), 2)\n"
         "next(results)\nprint('running', flush=True)\ntime.sleep(100)\n"
     )
@@ -268,7 +268,7 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
     table.to_parquet(tmp_path / "table.parquet")
     store = tmp_path / "store"
     code = (
-        "import pandas as pd\nfrom pathlib import Path\nfrom melanoma import build\n"
+        "import pandas as pd\nfrom pathlib import Path\nfrom melanoma.data import build\n"
         "build.CHUNK = 20\n"
         f"table = pd.read_parquet({str(tmp_path / 'table.parquet')!r})\n"
         f"build.build_store(table, Path({str(store)!r}), [32, 64], workers=2)\n"

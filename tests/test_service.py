@@ -24,8 +24,8 @@ import pytest
 from conftest import REPOSITORY, dicom, inflating_dicom, melanoma, serving
 from PIL import Image
 
-from melanoma.calibration import logit, shift_prevalence, sigmoid
-from melanoma.uploads import Problem
+from melanoma.serve.uploads import Problem
+from melanoma.stats.calibration import logit, shift_prevalence, sigmoid
 
 KEY = "a-key-of-the-clinic-2020"
 QUIET = ("--run", "tiny")
@@ -428,9 +428,9 @@ for name in ("torch", "timm", "pandas", "sklearn", "matplotlib", "torchvision"):
     sys.modules[name] = None  # importing it is an ImportError from here on
 import httpx
 
-from melanoma.run import Run
-from melanoma.serve import make_app
-from melanoma.service import Service
+from melanoma.run.layout import Run
+from melanoma.serve.app import make_app
+from melanoma.serve.service import Service
 
 service = Service()
 service.load(Run.named("tiny"))
@@ -775,7 +775,7 @@ def test_heic_is_read(client, photos):
 
 
 def test_kinds_that_cannot_be_read_are_named(monkeypatch, client, photos):
-    from melanoma.uploads import Limits, Upload, decode_upload
+    from melanoma.serve.uploads import Limits, Upload, decode_upload
 
     for data, words in (
         (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC"),

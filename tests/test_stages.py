@@ -19,11 +19,11 @@ from conftest import REPOSITORY, TINY, melanoma, succeed
 from papermill.cli import _resolve_type  # what `-p` makes of text
 from test_pipeline import PAPERMILL, TRAIN_NOTEBOOK, copy_of, run_papermill, wait_for
 
-from melanoma import kernel
-from melanoma.config import lost_text, type_parameters
-from melanoma.core import BadInput, alone, read_json, reading
-from melanoma.pipeline import stage_notebook, stage_parameters
-from melanoma.run import Run
+from melanoma.core.config import lost_text, type_parameters
+from melanoma.core.files import BadInput, alone, read_json, reading
+from melanoma.run.layout import Run
+from melanoma.stages import kernel
+from melanoma.stages.runner import stage_notebook, stage_parameters
 
 PROGRAM = str(Path(sys.executable).with_name("melanoma"))
 FOLDERS = ("pipeline", "explore", "kaggle")

@@ -23,8 +23,8 @@ import pytest
 from conftest import REPOSITORY, Server, melanoma, serving
 from PIL import Image
 
-from melanoma.core import file_sha256, read_json, write_json
-from melanoma.run import Run
+from melanoma.core.files import file_sha256, read_json, write_json
+from melanoma.run.layout import Run
 
 KEY = "a-key-of-the-clinic-2020"
 RUN = ("--run", "tiny")

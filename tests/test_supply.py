@@ -18,10 +18,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from melanoma.core import MissingWeights
-from melanoma.model import LITE_PACKAGES, lite_file, over_https
-from melanoma.weights import RELEASES, SHA256, check_promise, read_weights
-from melanoma.wheels import needs_of
+from melanoma.core.files import MissingWeights
+from melanoma.kaggle.wheels import needs_of
+from melanoma.model.checkpoint import LITE_PACKAGES, lite_file, over_https
+from melanoma.model.pretrained import RELEASES, SHA256, check_promise, read_weights
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 HEALTH = REPOSITORY / "docker" / "health.py"

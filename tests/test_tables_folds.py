@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from melanoma import build as build_module
-from melanoma.build import build_store
-from melanoma.core import BadFolds, BadTable, MelanomaError
-from melanoma.folds import fold_rows, fold_table, make_folds
-from melanoma.images import Preprocessing, decode, resize
-from melanoma.store import Store
-from melanoma.tables import COLUMNS, Source, lesion_table, parse_sources
+from melanoma.core.files import BadFolds, BadTable, MelanomaError
+from melanoma.data import build as build_module
+from melanoma.data.build import build_store
+from melanoma.data.folds import fold_rows, fold_table, make_folds
+from melanoma.data.preprocessing import Preprocessing, decode, resize
+from melanoma.data.store import Store
+from melanoma.data.table import COLUMNS, Source, lesion_table, parse_sources
 
 SIZE = 32
 
