@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from melanoma.core.config import TrainConfig, check_names, preset
-from melanoma.core.files import BadFolds, BadImage, BadInput, BadTable, MissingWeights
+from melanoma.core.errors import BadFolds, BadImage, BadInput, BadTable, MissingWeights
 from melanoma.data.build import build_store
 from melanoma.data.folds import fold_rows, make_folds
 from melanoma.data.preprocessing import MAX_PIXELS, Preprocessing, decode

@@ -15,7 +15,8 @@ from conftest import TINY, melanoma
 
 from melanoma.core import files as core
 from melanoma.core.config import TrainConfig
-from melanoma.core.files import atomic_path, read_json, reading, write_text
+from melanoma.core.files import atomic_path, read_json, write_text
+from melanoma.core.locks import reading
 from melanoma.data.duplicates import NEAR, join_duplicates
 from melanoma.data.sources import Source, source_images
 from melanoma.model.checkpoint import create_model, save_checkpoint

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, seen_in, succeed
 from jupyter_client.manager import start_new_kernel
-
-from melanoma.core.files import BadInput
+from melanoma.core.errors import BadInput
 from melanoma.evaluation.gallery import Board, Lesion, Patient, fold_table
 from melanoma.run.layout import Run
+from melanoma.run.status import status_html
 from melanoma.stages.runner import export_html
 
 EXPLORE = REPOSITORY / "nbs" / "explore"
@@ -162,12 +162,12 @@ class Tags(HTMLParser):
 
 
 def test_a_run_shows_how_far_it_is(explored):
-    page = Tags(Run.named("tiny", explored)._repr_html_())
+    page = Tags(status_html(Run.named("tiny", explored)))
     for words in ("run tiny", "2 of 2", "OOF AUROC", "32 px", "monitor inner"):
         assert words in page.text
     assert "melanoma export --run tiny" in page.text
-    assert "melanoma folds --run untrained" in Run.named("untrained", explored)._repr_html_()
-    assert "melanoma prepare --run none" in Run.named("none", explored)._repr_html_()
+    assert "melanoma folds --run untrained" in status_html(Run.named("untrained", explored))
+    assert "melanoma prepare --run none" in status_html(Run.named("none", explored))
     folds = Tags(fold_table(Run.named("tiny", explored))._repr_html_())
     assert folds.tags.count("svg") == 3 and "pooled" in folds.text
 
@@ -199,7 +199,7 @@ def test_names_are_shown_and_never_obeyed():
         assert source.startswith("data:image/jpeg;base64,")
         assert HOSTILE in page.text
     hostile_root = Run("r", Path("/<script>"))
-    assert "<script" not in hostile_root._repr_html_()
+    assert "<script" not in status_html(hostile_root)
 
 
 # progress

@@ -15,7 +15,7 @@ import pytest
 from conftest import REPOSITORY, melanoma, serving, succeed
 from PIL import Image
 
-from melanoma.core.files import MelanomaError
+from melanoma.core.errors import MelanomaError
 from melanoma.run.layout import Run
 
 

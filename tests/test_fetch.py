@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from melanoma.cli.fetch import fetch_isic, fetch_kaggle
-from melanoma.core.files import BadInput, MelanomaError
+from melanoma.core.errors import BadInput, MelanomaError
 from melanoma.data.table import check_labels, lesion_table, parse_sources
 
 pytest.importorskip("kagglehub")

@@ -13,7 +13,7 @@ import pytest
 from conftest import dicom, inflating_dicom
 from PIL import Image, ImageCms
 
-from melanoma.core.files import BadImage
+from melanoma.core.errors import BadImage
 from melanoma.data.build import build_store
 from melanoma.data.preprocessing import OtherKind, Preprocessing, decode, jpeg_marks, read_image
 from melanoma.data.sources import Source

@@ -28,7 +28,8 @@ from conftest import REPOSITORY, TINY, melanoma, succeed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from melanoma.core.files import BadInput, read_json, write_json
+from melanoma.core.errors import BadInput
+from melanoma.core.files import read_json, write_json
 from melanoma.data.table import lesion_table, parse_sources
 from melanoma.kaggle.builder import BUNDLE, COMPETITION, build_kaggle
 from melanoma.kaggle.inputs import find_inputs, find_weights

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from melanoma.core.archive import open_container, read_bytes, stamp
-from melanoma.core.files import BadImage, BadInput, BadTable
+from melanoma.core.errors import BadImage, BadInput, BadTable
 from melanoma.data.build import build_store, table_digest
 from melanoma.data.folds import make_folds
 from melanoma.data.table import lesion_table, parse_sources

@@ -9,7 +9,7 @@ import pytest
 from conftest import dicom, inflating_dicom
 
 from melanoma.core.archive import MAX_TABLE, table_bytes
-from melanoma.core.files import BadImage, BadTable
+from melanoma.core.errors import BadImage, BadTable
 from melanoma.data.dicom import ENCRYPTED, MOST_HEADER, dicom_fields, dicom_picture
 from melanoma.data.preprocessing import read_image
 from melanoma.data.table import lesion_table, parse_sources

@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from melanoma.core.files import BadInput
+from melanoma.core.errors import BadInput
 from melanoma.stats.bootstrap import bootstrap, drawn_counts
 from melanoma.stats.clustered import shares, wilson
 from melanoma.stats.metrics import (

@@ -18,7 +18,7 @@ import timm
 import torch
 from safetensors.torch import save, save_file
 
-from melanoma.core.files import BadInput, MissingWeights
+from melanoma.core.errors import BadInput, MissingWeights
 from melanoma.data.dataset import LesionDataset, make_loader
 from melanoma.model.checkpoint import build, create_model, load_checkpoint, save_checkpoint
 from melanoma.model.pretrained import local_weights, match_tensors, unwrapped
@@ -434,7 +434,7 @@ class Answers(BaseHTTPRequestHandler):
 START = """
 import sys, json
 from melanoma.model.checkpoint import create_model
-from melanoma.core.files import MissingWeights
+from melanoma.core.errors import MissingWeights
 try:
     model, origin = create_model()
 except MissingWeights as error:

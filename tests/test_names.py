@@ -13,7 +13,8 @@ import pytest
 from conftest import melanoma, succeed
 
 from melanoma.core.archive import on_disk, read_bytes, readable, stamp
-from melanoma.core.files import BadTable, from_spreadsheet, spreadsheet, visible
+from melanoma.core.errors import BadTable
+from melanoma.core.text import from_spreadsheet, spreadsheet, visible
 from melanoma.data.build import build_store
 from melanoma.data.spreadsheets import guarded, unguarded
 from melanoma.data.table import lesion_table, parse_sources

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from conftest import TINY, melanoma, succeed
 
-from melanoma.core.files import BadInput
+from melanoma.core.errors import BadInput
 from melanoma.evaluation.gallery import Board
 from melanoma.evaluation.oof import find_calibration, oof_table
-from melanoma.run.layout import Run, next_command, run_state
+from melanoma.run.layout import Run
+from melanoma.run.status import next_command, run_status
 from melanoma.stats.calibration import combine, fit_calibration, fit_platt, fold_agreement, logit
 
 
@@ -27,9 +28,9 @@ def root(trained, tmp_path) -> Path:
 
 def test_another_split_makes_folds_and_figures_outdated(root):
     run = Run.named("tiny", root)
-    assert run_state(run).metrics and run_state(run).calibrated
+    assert run_status(run).metrics and run_status(run).calibrated
     succeed(root, "folds", "--run", "tiny", "--n-folds", "2", "--seed", "7", "--force")
-    state = run_state(run)
+    state = run_status(run)
     assert state.outdated == (0, 1) and state.trained == () and not state.metrics
     assert next_command(run).startswith("melanoma train --run tiny --folds 0,1 ")
     assert next_command(run).endswith(" --force")
@@ -51,7 +52,7 @@ def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, d
         before["probability"].to_numpy()
     )
     succeed(root, "train", "--run", "tiny", "--folds", "1", *TINY, "-p", "epochs", "1", "--force")
-    assert not run_state(run).metrics and not run_state(run).calibrated
+    assert not run_status(run).metrics and not run_status(run).calibrated
     with pytest.raises(BadInput, match=r"predictions.json is of before .*fold1.*melanoma predict"):
         Board.of_predictions(run)
     said = succeed(root, *predict)

@@ -12,7 +12,8 @@ from conftest import succeed
 from PIL import Image
 
 from melanoma.core.archive import walk
-from melanoma.core.files import BadInput, BadTable, read_json
+from melanoma.core.errors import BadInput, BadTable
+from melanoma.core.files import read_json
 from melanoma.data.build import build_store
 from melanoma.data.folds import fold_table, make_folds, unknown_patients
 from melanoma.data.sources import image_names, patient_key

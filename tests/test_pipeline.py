@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import REPOSITORY, TINY, melanoma, succeed
 
-from melanoma.core.files import BadInput
+from melanoma.core.errors import BadInput
 from melanoma.model.checkpoint import load_checkpoint, read_header, save_checkpoint
 from melanoma.predict.ensemble import load_ensemble
 from melanoma.run.layout import Run

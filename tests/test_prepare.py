@@ -22,7 +22,7 @@ from PIL import Image
 from test_bad_input import png_header
 from test_tables_folds import contents
 
-from melanoma.core.files import BadImage, BadInput, MelanomaError
+from melanoma.core.errors import BadImage, BadInput, MelanomaError
 from melanoma.core.parallel import ordered_map
 from melanoma.data import build
 from melanoma.data.build import build_store

@@ -20,7 +20,9 @@ from papermill.cli import _resolve_type  # what `-p` makes of text
 from test_pipeline import PAPERMILL, TRAIN_NOTEBOOK, copy_of, run_papermill, wait_for
 
 from melanoma.core.config import lost_text, type_parameters
-from melanoma.core.files import BadInput, alone, read_json, reading
+from melanoma.core.errors import BadInput
+from melanoma.core.files import read_json
+from melanoma.core.locks import alone, reading
 from melanoma.run.layout import Run
 from melanoma.stages import kernel
 from melanoma.stages.runner import stage_notebook, stage_parameters

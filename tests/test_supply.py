@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from melanoma.core.files import MissingWeights
+from melanoma.core.errors import MissingWeights
 from melanoma.kaggle.wheels import needs_of
 from melanoma.model.checkpoint import LITE_PACKAGES, lite_file, over_https
 from melanoma.model.pretrained import RELEASES, SHA256, check_promise, read_weights

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from melanoma.core.files import BadFolds, BadTable, MelanomaError
+from melanoma.core.errors import BadFolds, BadTable, MelanomaError
 from melanoma.data import build as build_module
 from melanoma.data.build import build_store
 from melanoma.data.folds import fold_rows, fold_table, make_folds

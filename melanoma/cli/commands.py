@@ -30,9 +30,10 @@ from melanoma.cli.options import (
     given_parameters,
 )
 from ..core.config import preset as preset_parameters
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..core.packages import need_packages
-from ..run.layout import Run, blend_folder, blended_runs, find_run, next_command
+from ..run.layout import Run, blend_folder, blended_runs, find_run
+from ..run.status import next_command
 
 # %% ../../nbs/cli/05_commands.ipynb #b58a788d
 def prepare(

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import DEFAULTS
-from ..core.files import MelanomaError, project_root
+from ..core.errors import MelanomaError
+from ..core.files import project_root
 from melanoma.core.packages import (
     EXTRAS,
     REQUIRED,
@@ -34,7 +35,8 @@ from melanoma.core.packages import (
     try_imports,
 )
 from ..core.parallel import usable_cpus
-from ..run.layout import Run, known_runs, next_command, run_state
+from ..run.layout import Run, known_runs
+from ..run.status import next_command, run_status
 
 # %% ../../nbs/cli/15_doctor.ipynb #d8286c44
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def look_at_project(report: Report) -> None:
     for name in known_runs(root):
         try:
             run = Run.named(name, root)
-            lines.append(f"{run_state(run)}; next: {next_command(run)}")
+            lines.append(f"{run_status(run)}; next: {next_command(run)}")
         except (MelanomaError, OSError, KeyError, TypeError) as error:
             what = f"run {name!r} cannot be read: {type(error).__name__}: {error}"
             again = f"melanoma prepare --run {name} --source KIND=PATH --force"

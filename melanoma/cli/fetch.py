@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import BadInput, MelanomaError, atomic_path
+from ..core.errors import BadInput, MelanomaError
+from ..core.files import atomic_path
 from ..data.isic_archive import archive_labels, archive_sites
 
 # %% ../../nbs/cli/10_fetch.ipynb #ff0486a4

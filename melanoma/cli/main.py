@@ -29,9 +29,12 @@ from melanoma.cli.options import (
     join_parameters,
     understand_shell,
 )
-from ..core.files import BadInput, MelanomaError, project_root, relative, visible
+from ..core.errors import BadInput, MelanomaError
+from ..core.files import project_root, relative
 from ..core.packages import need_packages
-from ..run.layout import Run, find_run, known_runs, next_command, run_state
+from ..core.text import visible
+from ..run.layout import Run, find_run, known_runs
+from ..run.status import next_command, run_status
 
 # %% ../../nbs/cli/25_main.ipynb #a5978db4
 app = typer.Typer(
@@ -200,7 +203,7 @@ def runs() -> None:
     for name in known:
         home = Run.named(name, root)
         try:
-            print(f"{run_state(home)}\n{'':16} next: {next_command(home)}")
+            print(f"{run_status(home)}\n{'':16} next: {next_command(home)}")
         except BadInput as error:  # one damaged run hides no other
             print(f"{name:16} damaged: {error}")
 

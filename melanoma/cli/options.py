@@ -20,7 +20,7 @@ import typer
 
 from ..core.archive import readable
 from ..core.config import DEFAULTS, KINDS
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..run.layout import known_runs
 
 # %% ../../nbs/cli/00_options.ipynb #ac20ed6b

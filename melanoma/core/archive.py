@@ -23,7 +23,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from .files import BadImage, BadInput, BadTable, visible
+from .errors import BadImage, BadInput, BadTable
+from .text import visible
 
 # %% ../../nbs/core/10_archive.ipynb #5d050c68
 RAW = re.compile("[\udc80-\udcff]")  # how Python spells a byte that is no UTF-8

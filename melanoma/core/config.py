@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .files import BadInput
+from .errors import BadInput
 
 # %% ../../nbs/core/25_config.ipynb #d5e699eb
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from .files import BadInput
+from .errors import BadInput
 
 # %% ../../nbs/core/30_packages.ipynb #82871b84
 REQUIRED = {  # module → its name on PyPI

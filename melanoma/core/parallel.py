@@ -18,7 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from .files import MelanomaError
+from .errors import MelanomaError
 
 # %% ../../nbs/core/15_parallel.ipynb #24124e6a
 Item = TypeVar("Item")

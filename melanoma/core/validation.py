@@ -9,7 +9,7 @@ __all__ = ['check_pair', 'check_probability']
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .files import BadInput
+from .errors import BadInput
 
 # %% ../../nbs/core/05_validation.ipynb #8b45cfcf
 def check_pair(

@@ -20,24 +20,16 @@ import numpy as np
 import pandas as pd
 
 from ..core.archive import on_disk, read_bytes, stamp
-from melanoma.core.files import (
-    FULL,
-    BadImage,
-    BadInput,
-    MelanomaError,
-    alone,
-    atomic_path,
-    digest,
-    finished,
-    is_disk_full,
-    write_manifest,
-)
+from ..core.errors import BadImage, BadInput, MelanomaError
+from ..core.files import FULL, atomic_path, digest, is_disk_full
+from ..core.locks import alone
 from ..core.parallel import BATCH, ordered_map
 from ..core.progress_bar import progress
 from .duplicates import join_duplicates, perceptual_hash
 from .preprocessing import Preprocessing, read_image, resize
 from .spreadsheets import guarded
 from .store import Store
+from ..run.manifest import finished, write_manifest
 
 # %% ../../nbs/data/65_build.ipynb #5d129a60
 CHUNK = 128  # images between two flushes

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from ..core.archive import open_container, place
-from ..core.files import BadTable, shown
+from ..core.errors import BadTable
+from ..core.text import shown
 from melanoma.data.sources import (
     Place,
     Source,

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.config import VIEWS
-from ..core.files import BadInput, seed_of
+from ..core.errors import BadInput
+from ..core.files import seed_of
 from .store import ImageArray
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..core.files import BadImage, BadInput
+from ..core.errors import BadImage, BadInput
 
 # %% ../../nbs/data/30_dicom.ipynb #bfcb1c19
 def is_dicom(data: bytes) -> bool:

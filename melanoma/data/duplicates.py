@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from ..core.files import BadTable
+from ..core.errors import BadTable
 
 # %% ../../nbs/data/05_duplicates.ipynb #7c65c9de
 def join_groups(

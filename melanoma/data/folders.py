@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.archive import IMAGE_SUFFIXES, Place, plain, readable, walk
-from ..core.files import BadTable, shown, visible
+from ..core.errors import BadTable
+from ..core.text import shown, visible
 from .dicom import dicom_fields, is_dicom
 from .readers import read_siim
 from .sources import CLASSES, PARTS, Source, image_names, source_images

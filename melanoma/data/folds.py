@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ..core.files import BadFolds, shown
+from ..core.errors import BadFolds
+from ..core.text import shown
 from .sources import identity
 
 # %% ../../nbs/data/70_folds.ipynb #e65c9ca4

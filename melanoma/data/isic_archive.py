@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from ..core.archive import open_container
-from ..core.files import BadTable, shown
+from ..core.errors import BadTable
+from ..core.text import shown
 from melanoma.data.sources import (
     IMAGE_SUFFIXES,
     SITES,

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from ..core.archive import Place, bare, fold, plain, readable, walk
-from ..core.files import BadTable, shown
+from ..core.errors import BadTable
+from ..core.text import shown
 from .folders import in_split
 from melanoma.data.sources import (
     COLUMNS,

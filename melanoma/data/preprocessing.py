@@ -22,7 +22,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..core.archive import read_bytes
-from ..core.files import BadImage, BadInput
+from ..core.errors import BadImage, BadInput
 from .dicom import ENCRYPTED, dicom_picture, is_dicom, is_enveloped
 
 # %% ../../nbs/data/55_preprocessing.ipynb #c0895422

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.archive import place
-from ..core.files import BadTable, shown
+from ..core.errors import BadTable
+from ..core.text import shown
 from .duplicates import join_groups
 from .sources import Place, Source, parts_of, read_csv, source_images, to_target
 

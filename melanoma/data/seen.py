@@ -15,7 +15,8 @@ import pandas as pd
 
 from ..core.files import read_json
 from .duplicates import NEAR, nearest
-from ..run.layout import Run, store_digest
+from ..run.layout import Run
+from ..run.manifest import store_digest
 
 # %% ../../nbs/data/85_seen.ipynb #861c3b97
 SUFFIX = re.compile(r"\.(jpe?g|jfif|png|tiff?|bmp|webp|gif|jp2|heic|dcm)$")

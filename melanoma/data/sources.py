@@ -27,7 +27,8 @@ from melanoma.core.archive import (
     walk,
 )
 from ..core.config import KINDS
-from ..core.files import BadInput, BadTable, shown
+from ..core.errors import BadInput, BadTable
+from ..core.text import shown
 from .spreadsheets import listing, read_csv  # noqa: F401  # readers find it here, too
 
 _all_ = ["IMAGE_SUFFIXES", "Place", "listing", "read_csv"]

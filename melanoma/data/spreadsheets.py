@@ -20,7 +20,8 @@ from typing import Any
 import pandas as pd
 
 from ..core.archive import Place, bare, check_inflation, plain, table_bytes
-from ..core.files import BadTable, from_spreadsheet, shown, spreadsheet
+from ..core.errors import BadTable
+from ..core.text import from_spreadsheet, shown, spreadsheet
 
 # %% ../../nbs/data/00_spreadsheets.ipynb #777f0778
 BOMS = (

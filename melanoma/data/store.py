@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.files import BadInput, read_json, shown
+from ..core.errors import BadInput
+from ..core.files import read_json
+from ..core.text import shown
 from .duplicates import PAIR_COLUMNS
 from .preprocessing import Preprocessing
 from .spreadsheets import unguarded

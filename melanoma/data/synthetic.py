@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 
 # %% ../../nbs/data/80_synthetic.ipynb #27cd5e94
 SHIFT = np.array([1.3, 1.45, 1.85, 1.25])  # a melanoma's mean A, B, C, D; a benign lesion's is 0

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.archive import readable
-from ..core.files import BadInput, BadTable, shown
+from ..core.errors import BadInput, BadTable
+from ..core.text import shown
 from .competitions import read_isic2018, read_shards, shards_of
 from .duplicates import join_groups
 from .folders import read_dicom, read_folder

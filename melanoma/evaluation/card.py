@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..core.files import BadInput, impersonal, read_json, write_text
+from ..core.errors import BadInput
+from ..core.files import impersonal, read_json, write_text
 from melanoma.data.disclaimers import (
     DRAWN,
     LICENCE,
@@ -31,7 +32,8 @@ from melanoma.data.disclaimers import (
 )
 from .oof import find_calibration
 from ..model.pretrained import read_header, without_folders
-from ..run.layout import Run, why_outdated
+from ..run.layout import Run
+from ..run.manifest import why_outdated
 from ..stats.clustered import independence
 from ..stats.metrics import spelled
 

@@ -16,12 +16,15 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..core.files import BadInput, read_json, shown
+from ..core.errors import BadInput
+from ..core.files import read_json
+from ..core.text import shown
 from ..data.sources import patient_key
 from ..data.spreadsheets import unguarded
 from ..data.store import Store
 from .oof import KEYS, NAMES, find_calibration, oof_table
-from ..run.layout import Run, why_outdated
+from ..run.layout import Run
+from ..run.manifest import why_outdated
 from ..stats.calibration import logit
 from ..stats.context import patient_context
 from ..stats.metrics import summary

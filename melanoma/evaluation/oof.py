@@ -12,8 +12,11 @@ from typing import Any
 import pandas as pd
 from scipy.special import expit
 
-from ..core.files import BadInput, shown, write_json
-from ..run.layout import Run, made_from, outdated_folds, why_outdated
+from ..core.errors import BadInput
+from ..core.files import write_json
+from ..core.text import shown
+from ..run.layout import Run
+from ..run.manifest import made_from, outdated_folds, why_outdated
 from melanoma.stats.calibration import (
     Calibration,
     fit_calibration,

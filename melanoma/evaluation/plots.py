@@ -19,7 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ..core.files import BadInput, visible
+from ..core.errors import BadInput
+from ..core.text import visible
 from ..core.validation import check_pair, check_probability
 from ..stats.calibration import logit, sigmoid
 from ..stats.clustered import shares, wilson

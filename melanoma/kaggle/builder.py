@@ -20,7 +20,9 @@ from typing import Any
 import pandas as pd
 
 from ..core.config import VIEWS, check_names, typed
-from ..core.files import BadInput, atomic_path, read_json, shown, write_json
+from ..core.errors import BadInput
+from ..core.files import atomic_path, read_json, write_json
+from ..core.text import shown
 from ..data.disclaimers import DRAWN, KNOWN, LICENCE, only_drawings, training_data
 from ..evaluation.oof import NAMES, find_calibration, fit_record
 from melanoma.kaggle.recipe import (
@@ -39,7 +41,8 @@ from melanoma.kaggle.recipe import (
 from .sources import anonymous, read_wanted, shared_split
 from .wheels import collect_wheels, kaggle_image, packages_for
 from ..model.pretrained import read_header
-from ..run.layout import Run, why_outdated
+from ..run.layout import Run
+from ..run.manifest import why_outdated
 from ..stages.runner import shipped_notebook, stage_parameters
 
 # %% ../../nbs/kaggle/20_builder.ipynb #9528583e

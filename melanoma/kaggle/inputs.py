@@ -21,13 +21,16 @@ from PIL import Image
 
 from ..core.archive import open_container, read_bytes
 from ..core.config import SIIM_KINDS
-from ..core.files import BadInput, read_json, shown, write_manifest
+from ..core.errors import BadInput
+from ..core.files import read_json
+from ..core.text import shown
 from ..data.competitions import shards_of
 from ..data.preprocessing import Preprocessing
 from ..data.store import Store
 from ..evaluation.oof import oof_table
 from ..model.pretrained import read_header
 from ..run.layout import Run, weight_files
+from ..run.manifest import write_manifest
 
 # %% ../../nbs/kaggle/00_inputs.ipynb #532e77ab
 DEPTH = 4  # /kaggle/input/datasets/owner/slug/folder

@@ -18,11 +18,14 @@ from typing import Any
 import pandas as pd
 
 from ..core.config import DEFAULTS, KINDS, SIIM_KINDS, TrainConfig, check_names
-from ..core.files import NEUTRAL, BadInput, digest, read_json, shown
+from ..core.errors import BadInput
+from ..core.files import digest, read_json
+from ..core.text import shown
 from ..data.sources import Source
 from ..data.table import named_path, parse_sources
 from .sources import hashed, read_wanted
 from ..run.layout import Run
+from ..run.manifest import NEUTRAL
 from ..stages.runner import stage_notebook, stage_parameters
 
 # %% ../../nbs/kaggle/10_recipe.ipynb #24604375

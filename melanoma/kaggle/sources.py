@@ -17,13 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.files import BadInput, atomic_path, digest, read_json, shown, write_manifest
+from ..core.errors import BadInput
+from ..core.files import atomic_path, digest, read_json
+from ..core.text import shown
 from ..data.sources import Source
 from ..data.store import Store
 from ..data.table import parse_sources, reader_of
 from ..evaluation.oof import NAMES
 from .inputs import Found, fitting, found_below
 from ..run.layout import Run
+from ..run.manifest import write_manifest
 
 # %% ../../nbs/kaggle/05_sources.ipynb #11fa34ae
 HASHED = "hashed"  # stands for the source where names are hashes

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from ..core.files import BadInput, MelanomaError
+from ..core.errors import BadInput, MelanomaError
 
 # %% ../../nbs/kaggle/15_wheels.ipynb #319ba6f4
 def kaggle_image() -> tuple[dict[str, str], list[str]]:  # name → version or ''; Pythons, as 3.11

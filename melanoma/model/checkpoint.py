@@ -18,7 +18,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..core.files import BadInput, MissingWeights, atomic_path, file_sha256
+from ..core.errors import BadInput, MissingWeights
+from ..core.files import atomic_path, file_sha256
 from .classifier import Classifier, build
 from melanoma.model.pretrained import (
     HUB,

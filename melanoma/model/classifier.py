@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from .pretrained import KNOWN_FILES
 
 # %% ../../nbs/model/05_classifier.ipynb #104cc874

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..core.files import BadInput, MissingWeights, project_root, shown
+from ..core.errors import BadInput, MissingWeights
+from ..core.files import project_root
+from ..core.text import shown
 
 if TYPE_CHECKING:  # seconds to import, so only where tensors are read
     import torch

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 from scipy.special import logit as log_odds
 
-from ..core.files import BadInput, OtherParameters, shown
+from ..core.errors import BadInput, OtherParameters
+from ..core.text import shown
 from ..data.build import build_store
 from ..data.preprocessing import Preprocessing
 from ..data.sources import patient_key

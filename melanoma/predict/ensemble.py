@@ -16,7 +16,8 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from ..core.files import BadInput, shown
+from ..core.errors import BadInput
+from ..core.text import shown
 from ..data.dataset import LesionDataset, choose_views, make_loader, mean_of_views
 from ..data.preprocessing import Preprocessing
 from ..data.sources import patient_key

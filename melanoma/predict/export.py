@@ -22,19 +22,10 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 from torch import nn
 
-from melanoma.core.files import (
-    MelanomaError,
-    MissingWeights,
-    OtherParameters,
-    alone,
-    atomic_path,
-    file_sha256,
-    package_versions,
-    read_json,
-    reading,
-    shown,
-    write_json,
-)
+from ..core.errors import MelanomaError, MissingWeights, OtherParameters
+from ..core.files import atomic_path, file_sha256, package_versions, read_json, write_json
+from ..core.locks import alone, reading
+from ..core.text import shown
 from ..data.dataset import dihedral, mean_of_views
 from ..data.disclaimers import only_drawings
 from ..data.store import Store
@@ -52,7 +43,8 @@ from melanoma.predict.graph import (
     stale_folds,
 )
 from .ood import Gate, fit_gate
-from ..run.layout import Run, why_outdated
+from ..run.layout import Run
+from ..run.manifest import why_outdated
 from ..stats.metrics import auroc
 
 # %% ../../nbs/predict/30_export.ipynb #1bc9fbba

@@ -20,8 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.files import BadInput, atomic_path, digest, file_sha256, read_json, shown
+from ..core.errors import BadInput
+from ..core.files import atomic_path, digest, file_sha256, read_json
 from ..core.parallel import usable_cpus
+from ..core.text import shown
 from ..data.preprocessing import Preprocessing
 from ..run.layout import Run
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..data.preprocessing import Decoded
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.files import BadInput, atomic_path, shown
+from ..core.errors import BadInput
+from ..core.files import atomic_path
+from ..core.text import shown
 
 # %% ../../nbs/predict/10_submission.ipynb #a2419b5b
 COLUMNS = ["image_name", "target"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.files import MelanomaError
+from ..core.errors import MelanomaError
 from ..predict.graph import Scored
 
 # %% ../../nbs/serve/00_batching.ipynb #d0017a68

@@ -24,7 +24,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ..core.files import BadInput, MelanomaError
+from ..core.errors import BadInput, MelanomaError
 from .app import make_app
 from .service import Service, is_loopback
 from .telemetry import json_logs, log

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..data.preprocessing import Decoded, Preprocessing, resize
 from ..predict.graph import Graph, Scored, check_graph, open_graph, read_graph_header
 from ..predict.ood import Refusal, quality_refusal

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
-from ..core.files import BadImage, BadInput, MelanomaError
+from ..core.errors import BadImage, BadInput, MelanomaError
 from ..data.preprocessing import CUT_OFF, Decoded, OtherKind, jpeg_marks, kind_of, read_image
 
 # %% ../../nbs/serve/05_uploads.ipynb #c845ea7a

@@ -28,7 +28,9 @@ from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from ..core.files import HERE, MelanomaError, process_is_alive, visible
+from ..core.errors import MelanomaError
+from ..core.files import HERE, process_is_alive
+from ..core.text import visible
 
 # %% ../../nbs/stages/00_kernel.ipynb #d14a3e22
 SOCKETS = "kernel-ipc"  # begins a socket's name, its number follows

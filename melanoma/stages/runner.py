@@ -19,16 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import TrainConfig, check_names, declared_parameters, typed
-from melanoma.core.files import (
-    BAD_INPUT_NAMES,
-    BadInput,
-    MelanomaError,
-    alone,
-    impersonal,
-    project_root,
-    relative,
-    write_text,
-)
+from ..core.errors import BAD_INPUT_NAMES, BadInput, MelanomaError
+from ..core.files import impersonal, project_root, relative, write_text
+from ..core.locks import alone
 from ..run.layout import Run
 
 # %% ../../nbs/stages/05_runner.ipynb #0d792666

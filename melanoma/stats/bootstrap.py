@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..core.validation import check_pair, check_probability
 from .clustered import group_numbers
 

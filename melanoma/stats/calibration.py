@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from ..core.files import BadInput, read_json
+from ..core.errors import BadInput
+from ..core.files import read_json
 from ..core.validation import check_pair, check_probability
 
 # %% ../../nbs/stats/20_calibration.ipynb #59d14485

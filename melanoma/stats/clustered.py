@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 
 # %% ../../nbs/stats/05_clustered.ipynb #077715de
 def group_numbers(

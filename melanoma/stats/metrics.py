@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 from ..core.validation import check_pair, check_probability
 from .bootstrap import bootstrap, resampled_interval
 from .clustered import clustered_covariance, group_numbers, is_clustered

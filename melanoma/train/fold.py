@@ -19,22 +19,15 @@ from scipy.special import expit
 from torch.utils.data import DataLoader
 
 from ..core.config import TrainConfig
-from melanoma.core.files import (
-    NEUTRAL,
-    BadInput,
-    alone,
-    atomic_path,
-    digest,
-    file_mark,
-    package_versions,
-    reading,
-    write_manifest,
-)
+from ..core.errors import BadInput
+from ..core.files import atomic_path, digest, package_versions
+from ..core.locks import alone, reading
 from ..data.dataset import COUNTS, LesionDataset, each_view, make_loader, policy, views_of
 from ..data.folds import fold_rows
 from ..data.store import Store
 from ..model.checkpoint import Classifier, create_model, save_checkpoint
-from ..run.layout import Run, fold_inputs
+from ..run.layout import Run
+from ..run.manifest import NEUTRAL, file_mark, fold_inputs, write_manifest
 from .loop import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
 from .loss import make_loss, positive_weight
 from .progress import resolved

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..core.files import BadInput, MelanomaError, seed_of
+from ..core.errors import BadInput, MelanomaError
+from ..core.files import seed_of
 from ..core.progress_bar import progress
 from ..model.checkpoint import Classifier
 from ..stats.metrics import METRICS

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..core.files import BadInput
+from ..core.errors import BadInput
 
 # %% ../../nbs/train/00_loss.ipynb #2fb47d24
 def positive_weight(

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ..core.config import TrainConfig
-from ..core.files import finished, read_json
+from ..core.files import read_json
 from ..data.store import store_size
-from ..run.layout import Run, fold_inputs
+from ..run.layout import Run
+from ..run.manifest import finished, fold_inputs
 
 # %% ../../nbs/train/15_progress.ipynb #7e06f76d
 def resolved(run: Run, config: TrainConfig) -> dict[str, Any]:
