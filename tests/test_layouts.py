@@ -15,14 +15,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-
-from melanoma.core.archive import open_container, read_bytes, stamp
+from melanoma.core.containers import open_container
 from melanoma.core.errors import BadImage, BadInput, BadTable
+from melanoma.core.reading import read_bytes, stamp
 from melanoma.data.build import build_store, table_digest
 from melanoma.data.folds import make_folds
 from melanoma.data.table import lesion_table, parse_sources
 from melanoma.kaggle.inputs import find_inputs, fitting
+from PIL import Image
 
 DATA = os.environ.get("MELANOMA_DATA", "")
 needs_data = pytest.mark.skipif(not DATA, reason="MELANOMA_DATA names no folder of real images")

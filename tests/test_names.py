@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import melanoma, succeed
-
-from melanoma.core.archive import on_disk, read_bytes, readable, stamp
 from melanoma.core.errors import BadTable
+from melanoma.core.names import on_disk, readable
+from melanoma.core.reading import read_bytes, stamp
 from melanoma.core.text import from_spreadsheet, spreadsheet, visible
 from melanoma.data.build import build_store
 from melanoma.data.spreadsheets import guarded, unguarded

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-from ..core.archive import on_disk, read_bytes, stamp
 from ..core.errors import BadImage, BadInput, MelanomaError
 from ..core.files import FULL, atomic_path, digest, is_disk_full
 from ..core.locks import alone
+from ..core.names import on_disk
 from ..core.parallel import BATCH, ordered_map
 from ..core.progress_bar import progress
+from ..core.reading import read_bytes, stamp
 from .duplicates import join_duplicates, perceptual_hash
 from .preprocessing import Preprocessing, read_image, resize
 from .spreadsheets import guarded

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from ..core.archive import IMAGE_SUFFIXES, Place, plain, readable, walk
+from ..core.archive import Place, walk
 from ..core.errors import BadTable
+from ..core.names import IMAGE_SUFFIXES, plain, readable
 from ..core.text import shown, visible
 from .dicom import dicom_fields, is_dicom
 from .readers import read_siim

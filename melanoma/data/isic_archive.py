@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from ..core.archive import open_container
+from ..core.containers import open_container
 from ..core.errors import BadTable
 from ..core.text import shown
 from melanoma.data.sources import (

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
-
-from ..core.archive import Place, bare, fold, plain, readable, walk
+from ..core.archive import Place, walk
 from ..core.errors import BadTable
+from ..core.names import bare, fold, plain, readable
 from ..core.text import shown
 from .folders import in_split
 from melanoma.data.sources import (

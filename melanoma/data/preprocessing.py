@@ -19,11 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
-
-from ..core.archive import read_bytes
 from ..core.errors import BadImage, BadInput
+from ..core.reading import read_bytes
 from .dicom import ENCRYPTED, dicom_picture, is_dicom, is_enveloped
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # %% ../../nbs/data/55_preprocessing.ipynb #c0895422
 _MARK = re.compile(

@@ -14,20 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-
-from melanoma.core.archive import (
-    IMAGE_SUFFIXES,
-    Place,
-    bare,
-    fold,
-    is_clutter,
-    place,
-    plain,
-    readable,
-    walk,
-)
+from ..core.archive import Place, is_clutter, place, walk
 from ..core.config import KINDS
 from ..core.errors import BadInput, BadTable
+from ..core.names import IMAGE_SUFFIXES, bare, fold, plain, readable
 from ..core.text import shown
 from .spreadsheets import listing, read_csv  # noqa: F401  # readers find it here, too
 

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
-
-from ..core.archive import Place, bare, check_inflation, plain, table_bytes
+from ..core.archive import Place
 from ..core.errors import BadTable
+from ..core.names import bare, plain
+from ..core.reading import check_inflation, table_bytes
 from ..core.text import from_spreadsheet, shown, spreadsheet
 
 # %% ../../nbs/data/00_spreadsheets.ipynb #777f0778

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-
-from ..core.archive import readable
 from ..core.errors import BadInput, BadTable
+from ..core.names import readable
 from ..core.text import shown
 from .competitions import read_isic2018, read_shards, shards_of
 from .duplicates import join_groups

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
-
-from ..core.archive import open_container, read_bytes
 from ..core.config import SIIM_KINDS
+from ..core.containers import open_container
 from ..core.errors import BadInput
 from ..core.files import read_json
+from ..core.reading import read_bytes
 from ..core.text import shown
 from ..data.competitions import shards_of
 from ..data.preprocessing import Preprocessing
@@ -31,6 +30,7 @@ from ..evaluation.oof import oof_table
 from ..model.pretrained import read_header
 from ..run.layout import Run, weight_files
 from ..run.manifest import write_manifest
+from PIL import Image
 
 # %% ../../nbs/kaggle/00_inputs.ipynb #532e77ab
 DEPTH = 4  # /kaggle/input/datasets/owner/slug/folder
