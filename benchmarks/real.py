@@ -22,14 +22,14 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import cv2
 import numpy as np
 import pandas as pd
+from melanoma.data.preprocessing import resize
+from melanoma.run.layout import Run
+from melanoma.serve.service import Service, look
+from melanoma.serve.settings import Settings
+from melanoma.serve.uploads import Limits, Upload
 from PIL import Image, ImageOps
 from skimage import data as bundled
 from sklearn.datasets import load_digits, load_sample_images
-
-from melanoma.data.preprocessing import resize
-from melanoma.run.layout import Run
-from melanoma.serve.service import Service, Settings, look
-from melanoma.serve.uploads import Limits, Upload
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 PICTURES = """astronaut camera cat chelsea coffee coins colorwheel grass gravel brick page text

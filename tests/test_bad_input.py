@@ -16,14 +16,12 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from PIL import Image
-from safetensors.torch import save_file
-
 from melanoma.core.config import TrainConfig, check_names, preset
 from melanoma.core.errors import BadFolds, BadImage, BadInput, BadTable, MissingWeights
 from melanoma.data.build import build_store
+from melanoma.data.decoding import MAX_PIXELS, decode
 from melanoma.data.folds import fold_rows, make_folds
-from melanoma.data.preprocessing import MAX_PIXELS, Preprocessing, decode
+from melanoma.data.preprocessing import Preprocessing
 from melanoma.data.store import Store
 from melanoma.data.table import Source, check_labels, lesion_table, parse_sources
 from melanoma.model.checkpoint import build, create_model, lite_file, load_checkpoint, read_header
@@ -35,6 +33,8 @@ from melanoma.predict.submission import (
 )
 from melanoma.run.layout import Run
 from melanoma.stages.runner import parse_folds
+from PIL import Image
+from safetensors.torch import save_file
 
 
 def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:

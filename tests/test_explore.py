@@ -16,7 +16,9 @@ import pytest
 from conftest import REPOSITORY, seen_in, succeed
 from jupyter_client.manager import start_new_kernel
 from melanoma.core.errors import BadInput
-from melanoma.evaluation.gallery import Board, Lesion, Patient, fold_table
+from melanoma.evaluation.fold_table import fold_table
+from melanoma.evaluation.gallery import Board
+from melanoma.evaluation.lesion_card import Lesion, Patient
 from melanoma.run.layout import Run
 from melanoma.run.status import status_html
 from melanoma.stages.runner import export_html

@@ -25,20 +25,22 @@ import psutil
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, melanoma, succeed
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from melanoma.core.errors import BadInput
 from melanoma.core.files import read_json, write_json
 from melanoma.data.table import lesion_table, parse_sources
-from melanoma.kaggle.builder import BUNDLE, COMPETITION, build_kaggle
-from melanoma.kaggle.inputs import find_inputs, find_weights
+from melanoma.kaggle.builder import build_kaggle
+from melanoma.kaggle.bundle import BUNDLE
+from melanoma.kaggle.inputs import find_inputs
+from melanoma.kaggle.kernels import COMPETITION
 from melanoma.kaggle.recipe import recipe_of, slug_of
 from melanoma.kaggle.sources import find_sources, read_wanted, source_text
+from melanoma.kaggle.weights import find_weights
 from melanoma.kaggle.wheels import kaggle_image, needs_of, satisfies
 from melanoma.predict.submission import check_submission
 from melanoma.run.layout import Run
 from melanoma.stages.runner import stage_parameters
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 GIGABYTES = 16
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="links and namespaces of Linux")

@@ -9,8 +9,8 @@ import pytest
 from conftest import dicom, inflating_dicom
 from melanoma.core.errors import BadImage, BadTable
 from melanoma.core.reading import MAX_TABLE, table_bytes
+from melanoma.data.decoding import read_image
 from melanoma.data.dicom import ENCRYPTED, MOST_HEADER, dicom_fields, dicom_picture
-from melanoma.data.preprocessing import read_image
 from melanoma.data.table import lesion_table, parse_sources
 
 MEGABYTE = 1_000_000

@@ -6,14 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    roc_auc_score,
-    roc_curve,
-)
-
 from melanoma.core.errors import BadInput
 from melanoma.stats.bootstrap import bootstrap, drawn_counts
 from melanoma.stats.clustered import shares, wilson
@@ -23,11 +15,16 @@ from melanoma.stats.metrics import (
     delong,
     delong_test,
     ece,
-    intervals,
     partial_auroc,
     sensitivity_at_specificity,
-    summary,
-    summary_by,
+)
+from melanoma.stats.summary import intervals, summary, summary_by
+from scipy.stats import norm
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    roc_auc_score,
+    roc_curve,
 )
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save, save_file
-
+from melanoma.core.device import DeviceSettings, choose_device
 from melanoma.core.errors import BadInput, MissingWeights
 from melanoma.data.dataset import LesionDataset, make_loader
 from melanoma.model.checkpoint import build, create_model, load_checkpoint, save_checkpoint
-from melanoma.model.pretrained import local_weights, match_tensors, unwrapped
-from melanoma.train.loop import FitConfig, Hardware, choose_hardware, fit
+from melanoma.model.matching import match_tensors
+from melanoma.model.pretrained import local_weights, unwrapped
+from melanoma.train.loop import fit
 from melanoma.train.loss import make_loss
+from melanoma.train.optimisation import FitConfig
+from safetensors.torch import save, save_file
 
 SMALL = "resnet10t"
 
@@ -134,9 +136,8 @@ def test_a_checkpoint_whose_head_sits_elsewhere_says_so(tmp_path):
     model, _ = create_model("convnext_atto", "none", 0, 64)
     path = tmp_path / "fold0.safetensors"
     save_checkpoint(path, model, {"preprocessing": {"size": 64}})
+    from melanoma.model.header import read_header
     from safetensors.torch import load_file
-
-    from melanoma.model.pretrained import read_header
 
     state = {k: v for k, v in load_file(path).items() if "head.norm" not in k}
     save_file(state, path, {"melanoma": json.dumps(read_header(path))})
@@ -500,7 +501,8 @@ def test_a_file_that_the_hub_does_not_describe_is_refused_and_the_error_names_th
 
 def default_line(monkeypatch, endpoint: str) -> tuple[str, list]:
     "What the doctor says of the default's weights, and its findings."
-    from melanoma.cli.doctor import Report, look_at_weights
+    from melanoma.cli.doctor import look_at_weights
+    from melanoma.cli.findings import Report
 
     for name in ("HF_HUB_OFFLINE", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -594,9 +596,9 @@ def begun(monkeypatch, scaling: bool) -> dict:
             kept.update(state)
 
     if scaling:
-        monkeypatch.setattr(Hardware, "scaler", lambda self: Enabled())
+        monkeypatch.setattr(DeviceSettings, "scaler", lambda self: Enabled())
     fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), FitConfig(epochs=1),
-        choose_hardware("cpu", "fp32"), on_epoch=keep, say=lambda s: None)  # fmt: skip
+        choose_device("cpu", "fp32"), on_epoch=keep, say=lambda s: None)  # fmt: skip
     monkeypatch.undo()
     return kept
 
@@ -606,12 +608,12 @@ def begun(monkeypatch, scaling: bool) -> dict:
 def test_a_state_goes_on_with_and_without_gradient_scaling(monkeypatch, first, then):
     state = begun(monkeypatch, first)
     assert bool(state["scaler"]) == first
-    scaler = Enabled() if then else Hardware("cpu", "fp32", True, 0, 1).scaler()
-    monkeypatch.setattr(Hardware, "scaler", lambda self: scaler)
+    scaler = Enabled() if then else DeviceSettings("cpu", "fp32", True, 0, 1).scaler()
+    monkeypatch.setattr(DeviceSettings, "scaler", lambda self: scaler)
     if first:
         state["scaler"] = state["scaler"] | {"scale": 1024.0}
     fitted = fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), FitConfig(epochs=2),
-                 choose_hardware("cpu", "fp32"), state=state, say=lambda s: None)  # fmt: skip
+                 choose_device("cpu", "fp32"), state=state, say=lambda s: None)  # fmt: skip
     assert [row["epoch"] for row in fitted.history] == [0, 1]
     if then:  # kept where there was one, else torch's start
         assert scaler.get_scale() == (1024.0 if first else 65536.0)
@@ -619,5 +621,5 @@ def test_a_state_goes_on_with_and_without_gradient_scaling(monkeypatch, first, t
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
 def test_the_scaler_is_of_the_devices_kind(device):
-    scaler = Hardware(device, "fp32", True, 0, 1).scaler()
+    scaler = DeviceSettings(device, "fp32", True, 0, 1).scaler()
     assert scaler._device == device.split(":")[0] and not scaler.is_enabled()

@@ -22,10 +22,9 @@ import httpx
 import numpy as np
 import pytest
 from conftest import REPOSITORY, dicom, inflating_dicom, melanoma, serving
-from PIL import Image
-
-from melanoma.serve.uploads import Problem
+from melanoma.serve.problems import Problem
 from melanoma.stats.calibration import logit, shift_prevalence, sigmoid
+from PIL import Image
 
 KEY = "a-key-of-the-clinic-2020"
 QUIET = ("--run", "tiny")
@@ -775,7 +774,8 @@ def test_heic_is_read(client, photos):
 
 
 def test_kinds_that_cannot_be_read_are_named(monkeypatch, client, photos):
-    from melanoma.serve.uploads import Limits, Upload, decode_upload
+    from melanoma.serve.decoding import decode_upload
+    from melanoma.serve.uploads import Limits, Upload
 
     for data, words in (
         (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC"),

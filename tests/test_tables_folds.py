@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-
 from melanoma.core.errors import BadFolds, BadTable, MelanomaError
-from melanoma.data import build as build_module
 from melanoma.data.build import build_store
+from melanoma.data.decoding import decode
 from melanoma.data.folds import fold_rows, fold_table, make_folds
-from melanoma.data.preprocessing import Preprocessing, decode, resize
+from melanoma.data.preprocessing import Preprocessing, resize
 from melanoma.data.store import Store
 from melanoma.data.table import COLUMNS, Source, lesion_table, parse_sources
+from PIL import Image
+
+from melanoma.data import build as build_module
 
 SIZE = 32
 

@@ -169,7 +169,7 @@ DEMO_RUN = "serve-demo"
 def demo_model() -> None:
     "Train and export the small model of `serve --demo`; lines beginning with == say where it is."
     from melanoma.data.synthetic import make_dataset
-    from melanoma.serve.service import DRAWINGS, FOLDS
+    from melanoma.serve.demo import DRAWINGS, FOLDS
     from melanoma.stages.runner import train_folds
 
     home = Run.named(DEMO_RUN)

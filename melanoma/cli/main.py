@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from . import commands
 from .demo import DEMO_RUN, demo_model
 from .demo import demo as tell_demo
 from melanoma.cli.options import (
@@ -35,6 +33,8 @@ from ..core.packages import need_packages
 from ..core.text import visible
 from ..run.layout import Run, find_run, known_runs
 from ..run.status import next_command, run_status
+
+from . import commands
 
 # %% ../../nbs/cli/25_main.ipynb #a5978db4
 app = typer.Typer(
@@ -90,7 +90,8 @@ def serve(
         # the graph is opened while the web framework is imported
         opening = None if demo else pool.submit(open_graph, home, runtime, precision)
         from melanoma.serve.server import run_server
-        from melanoma.serve.service import Limits, Service, Settings, read_api_key
+        from melanoma.serve.service import Limits, Service
+        from melanoma.serve.settings import Settings, read_api_key
 
         limits, key = Limits(max_upload_mb, max_megapixels), read_api_key(api_key_file)
         settings = Settings(
@@ -108,7 +109,7 @@ def serve(
             find_run(run)  # a misspelt name is asked about
             service.load(home, opening.result())
     if demo:
-        from melanoma.serve.service import load_demo
+        from melanoma.serve.demo import load_demo
 
         beside = partial(load_demo, service, home)
     run_server(service, host, port, beside)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
 from ..core.errors import BadInput
 from ..core.files import atomic_path, digest, read_json
 from ..core.text import shown
@@ -24,7 +23,8 @@ from ..data.sources import Source
 from ..data.store import Store
 from ..data.table import parse_sources, reader_of
 from ..evaluation.oof import NAMES
-from .inputs import Found, fitting, found_below
+from .inputs import Found, fitting
+from .weights import found_below
 from ..run.layout import Run
 from ..run.manifest import write_manifest
 

@@ -16,23 +16,20 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
-
 from ..core.errors import BadInput, MissingWeights
 from ..core.files import atomic_path, file_sha256
 from .classifier import Classifier, build
+from .header import read_header, without_folders
+from .matching import match_tensors, stripped
 from melanoma.model.pretrained import (
     HUB,
     KNOWN_FILES,
     RELEASES,
     local_weights,
-    match_tensors,
-    read_header,
     read_weights,
-    stripped,
     torch_cache,
-    without_folders,
 )
+from safetensors.torch import load_file, save_file
 
 # %% ../../nbs/model/10_checkpoint.ipynb #cffd43af
 LITE_PACKAGES = {

@@ -11,10 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy.special import expit
-from scipy.special import logit as log_odds
-
 from ..core.errors import BadInput, OtherParameters
 from ..core.text import shown
 from ..data.build import build_store
@@ -25,7 +21,11 @@ from ..data.table import Source
 from .ensemble import fold_headers, mean_rank, mean_score, within_patient
 from .graph import graph_paths, read_graph_header
 from ..run.layout import Run
-from ..stats.metrics import delong_test, summary
+from ..stats.metrics import delong_test
+from ..stats.summary import summary
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from scipy.special import logit as log_odds
 
 # %% ../../nbs/predict/25_blend.ipynb #5aef58ff
 def run_rule(

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from scipy.stats import rankdata
-
+from ..core.device import DeviceSettings
 from ..core.errors import BadInput
 from ..core.text import shown
 from ..data.dataset import LesionDataset, choose_views, make_loader, mean_of_views
@@ -23,11 +21,13 @@ from ..data.preprocessing import Preprocessing
 from ..data.sources import patient_key
 from ..data.store import Store
 from ..model.checkpoint import Classifier, load_checkpoint
-from ..model.pretrained import read_header
+from ..model.header import read_header
 from ..run.layout import Run
 from ..stats.calibration import Calibration, combine
 from ..stats.context import patient_context
-from ..train.loop import Hardware, predict
+from ..train.loop import predict
+from scipy.special import expit
+from scipy.stats import rankdata
 
 # %% ../../nbs/predict/15_ensemble.ipynb #76ddb5b8
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def load_ensemble(run: Run) -> Ensemble:
 def fold_logits(
     ensemble: Ensemble,
     store: Store,
-    hardware: Hardware,
+    hardware: DeviceSettings,
     tta: int = 0,  # views: 1, 4 or 8; 0 = as many as were trained on
     batch_size: int = 64,
 ) -> dict[int, np.ndarray]:  # logits (n,) by fold
@@ -105,7 +105,7 @@ def fold_logits(
     loader = make_loader(dataset, batch_size, False, hardware.workers, pin)
     forward = mean_of_views(ensemble.views(tta))
     return {
-        k: predict(hardware.place(model), loader, hardware, forward)
+        k: predict(hardware.to_device(model), loader, hardware, forward)
         for k, model in ensemble.models.items()
     }
 

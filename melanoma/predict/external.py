@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-
 from ..core.files import file_sha256, impersonal, read_json, write_json
 from ..data.seen import SIGNS, seen_by
 from ..data.sources import Source
@@ -24,7 +23,8 @@ from .ensemble import mean_rank, mean_score
 from .graph import Graph
 from ..run.layout import Run, blend_folder
 from ..stats.clustered import count_unknown, independence, is_clustered
-from ..stats.metrics import FIGURES, auroc_interval, spelled, summary
+from ..stats.metrics import auroc_interval
+from ..stats.summary import FIGURES, spelled, summary
 
 # %% ../../nbs/predict/35_external.ipynb #22d83f34
 def weight_digests(

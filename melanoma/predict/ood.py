@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
 from ..core.errors import BadInput
-from ..data.preprocessing import Decoded
+from ..data.decoding import Decoded
 
 
 @dataclass(frozen=True)

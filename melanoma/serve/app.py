@@ -24,13 +24,10 @@ import prometheus_client as prometheus
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
-
-from .. import __version__
 from ..core.parallel import usable_cpus
 from .batching import Busy
 from .middleware import Guard, as_problem, problem_response
+from .problems import PROBLEMS, Problem
 from melanoma.serve.responses import (
     Answerer,
     LesionAnswer,
@@ -40,7 +37,11 @@ from melanoma.serve.responses import (
 )
 from .service import Looked, Service
 from .telemetry import log
-from .uploads import PROBLEMS, READ, Problem
+from .uploads import READ
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from .. import __version__
 
 # %% ../../nbs/serve/30_app.ipynb #c71ad73f
 EXAMPLES = {"lesion-1": (1, False), "lesion-2": (4, True)} | {
@@ -52,8 +53,7 @@ EXAMPLES = {"lesion-1": (1, False), "lesion-2": (4, True)} | {
 def example(name: str) -> bytes:  # JPEG
     "A drawn lesion; those of the patient share one skin, one camera and one kind of mole."
     import cv2
-
-    from melanoma.data.synthetic import draw_lesion, draw_patient
+    from melanoma.data.drawing import draw_lesion, draw_patient
 
     seed, melanoma = EXAMPLES[name]
     patient = draw_patient(np.random.default_rng(6 if name.startswith("patient") else seed))

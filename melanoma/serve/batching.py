@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from ..core.errors import MelanomaError
-from ..predict.graph import Scored
+from ..predict.runtimes import Scored
 
 # %% ../../nbs/serve/00_batching.ipynb #d0017a68
 class Busy(MelanomaError):

@@ -11,17 +11,17 @@ import base64
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-
 from ..core.files import read_json
+from ..data.decoding import Decoded
 from ..data.disclaimers import DRAWN, LICENCE, MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
-from ..data.preprocessing import Decoded
-from ..predict.graph import Graph, Scored
+from ..predict.graph import Graph
 from ..predict.heat_map import heat_overlay, png
 from ..predict.ood import NO_LESION, Refusal
+from ..predict.runtimes import Scored
 from ..run.layout import Run
 from ..stats.calibration import Calibration, combine, read_calibration, sigmoid
 from ..stats.context import ENOUGH, patient_context
+from pydantic import BaseModel, ConfigDict, Field
 
 # %% ../../nbs/serve/10_responses.ipynb #c00228a3
 class Model(BaseModel):

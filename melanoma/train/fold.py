@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit
-from torch.utils.data import DataLoader
-
 from ..core.config import TrainConfig
+from ..core.device import DeviceSettings, choose_device
 from ..core.errors import BadInput
 from ..core.files import atomic_path, digest, package_versions
 from ..core.locks import alone, reading
@@ -28,9 +26,12 @@ from ..data.store import Store
 from ..model.checkpoint import Classifier, create_model, save_checkpoint
 from ..run.layout import Run
 from ..run.manifest import NEUTRAL, file_mark, fold_inputs, write_manifest
-from .loop import FitConfig, Fitted, Hardware, choose_hardware, fit, predict
+from .loop import Fitted, fit, predict
 from .loss import make_loss, positive_weight
+from .optimisation import FitConfig
 from .progress import resolved
+from scipy.special import expit
+from torch.utils.data import DataLoader
 
 # %% ../../nbs/train/20_fold.ipynb #0a1c9f83
 STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all that is needed
@@ -59,7 +60,7 @@ class FoldData:
             self.store.images, self.rows[part], self.targets, transform, config.seed
         )
 
-    def loader(self, part: str, config: TrainConfig, hardware: Hardware) -> DataLoader:
+    def loader(self, part: str, config: TrainConfig, hardware: DeviceSettings) -> DataLoader:
         "Batches of a part; only those that train are shuffled."
         training = part == "train"
         batch = config.batch_size if training else 2 * config.batch_size
@@ -134,7 +135,7 @@ def score_part(
     part: str,  # held or watch
     model: Classifier,
     config: TrainConfig,
-    hardware: Hardware,
+    hardware: DeviceSettings,
 ) -> pd.DataFrame:  # STORE_COLUMNS, logit, score, fold, and those of view_columns
     "Score the images of a part, by as many views as the policy trained on."
     forward = each_view(views_of([config.policy]))
@@ -167,7 +168,7 @@ def _train_fold(
     if model is None:
         size = data.store.preprocessing.size
         model, origin = create_model(config.arch, config.pretrained, config.seed, size)
-    hardware = choose_hardware(config.device, config.precision, config.workers, model)
+    hardware = choose_device(config.device, config.precision, config.workers, model)
     print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.arch} from {origin}")
     train_targets = data.targets[data.rows["train"]]
     weight = positive_weight(config.pos_weight, train_targets)
