@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from .archive import MAX_BYTES
 from .errors import BadImage, BadInput, BadTable
 from .names import on_disk
-from .reading import MAX_BYTES
 
 # %% ../../nbs/core/12_containers.ipynb #8e3c68f0
 class Container(Protocol):
