@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import psutil
+
 from melanoma.data.preprocessing import Preprocessing
 from melanoma.data.store import Store
 
@@ -61,13 +62,15 @@ def make_store(folder: Path, pixels: np.ndarray, n: int) -> Path:
 def train_steps(folder: str, batch: int, steps: int) -> None:
     "Train EfficientNet-Lite0 on rows drawn from the whole store, with the library's own parts."
     import torch
+
     from melanoma.core.device import choose_device
     from melanoma.data.dataset import LesionDataset, make_loader, policy
     from melanoma.model.checkpoint import create_model
+    from melanoma.run.config import OptimisationConfig
     from melanoma.train.fold import STORE_COLUMNS
     from melanoma.train.loop import train_epoch
     from melanoma.train.loss import make_loss
-    from melanoma.train.optimisation import FitConfig, make_optimizer
+    from melanoma.train.optimisation import make_optimizer
 
     store = Store.open(Path(folder), columns=STORE_COLUMNS)
     rows = np.random.default_rng(0).choice(len(store), batch * steps, replace=True)
@@ -78,7 +81,7 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     hardware = choose_device("cpu", "fp32", 0)
     model = hardware.to_device(model)
     scaler = torch.amp.GradScaler(enabled=False)
-    optimizer = make_optimizer(model, FitConfig())
+    optimizer = make_optimizer(model, OptimisationConfig())
     loader = make_loader(data, batch, shuffle=True)
     train_epoch(model, loader, make_loss("bce", 1.0, 0.0), optimizer, hardware, scaler)
 

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from melanoma.core.config import VIEWS
 from melanoma.data.dataset import policy, seed_policy
+from melanoma.run.config import VIEWS
 
 SEEDS = 1500
 SKIN = np.random.default_rng(0).integers(90, 200, (64, 64, 3), dtype=np.uint8)

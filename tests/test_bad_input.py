@@ -16,11 +16,14 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from melanoma.core.config import TrainConfig, check_names, preset
+from PIL import Image
+from safetensors.torch import save_file
+
 from melanoma.core.errors import BadFolds, BadImage, BadInput, BadTable, MissingWeights
+from melanoma.core.parameters import check_names
 from melanoma.data.build import build_store
 from melanoma.data.decoding import MAX_PIXELS, decode
-from melanoma.data.folds import fold_rows, make_folds
+from melanoma.data.folds import assign_folds, fold_rows
 from melanoma.data.preprocessing import Preprocessing
 from melanoma.data.store import Store
 from melanoma.data.table import Source, check_labels, lesion_table, parse_sources
@@ -31,10 +34,9 @@ from melanoma.predict.submission import (
     read_sample,
     write_submission,
 )
+from melanoma.run.config import TrainConfig, preset
 from melanoma.run.layout import Run
 from melanoma.stages.runner import parse_folds
-from PIL import Image
-from safetensors.torch import save_file
 
 
 def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -894,26 +896,26 @@ def lesions(n: int = 40) -> pd.DataFrame:
 
 @pytest.mark.parametrize("fold", [5, 99, -1])
 def test_a_fold_that_does_not_exist_is_refused(fold):
-    said = refusal(BadFolds, fold_rows, make_folds(lesions(), 5), fold)
+    said = refusal(BadFolds, fold_rows, assign_folds(lesions(), 5), fold)
     assert f"fold {fold} does not exist" in said and "0, 1, 2, 3, 4" in said
 
 
 def test_too_few_groups_say_which_class_lacks_them():
-    said = refusal(BadFolds, make_folds, lesions(16), 5)
+    said = refusal(BadFolds, assign_folds, lesions(16), 5)
     assert "4 groups" in said and "melanoma" in said and "5 folds" in said and "fewer" in said
 
 
 def test_one_fold_is_none():
-    assert "n_folds 1: at least 2" in refusal(BadFolds, make_folds, lesions(), 1)
+    assert "n_folds 1: at least 2" in refusal(BadFolds, assign_folds, lesions(), 1)
 
 
 def test_an_unknown_way_with_duplicates_is_refused():
-    said = refusal(BadFolds, make_folds, lesions(), 5, duplicates="forget")
+    said = refusal(BadFolds, assign_folds, lesions(), 5, duplicates="forget")
     assert "drop, drop-near, keep" in said
 
 
 def test_an_unknown_monitor_is_refused():
-    said = refusal(BadFolds, fold_rows, make_folds(lesions(), 5), 0, "outer")
+    said = refusal(BadFolds, fold_rows, assign_folds(lesions(), 5), 0, "outer")
     assert "'outer'" in said and "inner, fold" in said
 
 
@@ -974,13 +976,15 @@ def test_a_parameter_like_nothing_known_lists_them_all():
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(name, value, needed):
-    said = refusal(BadInput, TrainConfig, **{name: value})
+    said = refusal(BadInput, TrainConfig.from_parameters, {name: value})
     assert f"parameter {name} = {value!r}: {needed}" in said
 
 
 def test_values_typed_as_text_are_read():
-    config = TrainConfig(epochs="3", lr="1e-3", force="true", pos_weight=2)
-    assert (config.epochs, config.lr, config.force, config.pos_weight) == (3, 1e-3, True, "2")
+    config = TrainConfig.from_parameters(epochs="3", lr="1e-3", force="true", pos_weight=2)
+    optimisation = config.optimisation
+    assert (optimisation.epochs, optimisation.lr, config.force) == (3, 1e-3, True)
+    assert optimisation.pos_weight == "2"
 
 
 @pytest.mark.parametrize(
@@ -992,7 +996,7 @@ def test_values_typed_as_text_are_read():
     ],
 )
 def test_a_value_out_of_range_is_refused(name, value, said):
-    message = refusal(BadInput, TrainConfig, **{name: value})
+    message = refusal(BadInput, TrainConfig.from_parameters, {name: value})
     assert name in message and said in message
 
 

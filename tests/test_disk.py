@@ -14,12 +14,12 @@ import torch
 from conftest import TINY, melanoma
 
 from melanoma.core import files as core
-from melanoma.core.config import TrainConfig
 from melanoma.core.files import atomic_path, read_json, write_text
 from melanoma.core.locks import reading
 from melanoma.data.duplicates import NEAR, join_duplicates
 from melanoma.data.sources import Source, source_images
 from melanoma.model.checkpoint import create_model, save_checkpoint
+from melanoma.run.config import TrainConfig
 from melanoma.run.layout import Run
 from melanoma.train import fold as training
 
@@ -85,11 +85,11 @@ def test_a_state_that_cannot_be_read_starts_the_fold_anew(tmp_path, capsys, left
     run = Run.named("tiny", tmp_path)
     run.weights.mkdir(parents=True)
     run.fold_last(0).write_bytes(left)
-    assert training.kept_state(run, TrainConfig(run="tiny"), "ticket") is None
+    assert training.kept_state(run, TrainConfig(), "ticket") is None
     assert "fold0.last.pt cannot be read" in capsys.readouterr().out
-    keep = training.keep_state(run, TrainConfig(run="tiny"), "ticket")
+    keep = training.keep_state(run, TrainConfig(), "ticket")
     keep({"history": [{"epoch": 1}], "epoch": 1})
-    assert training.kept_state(run, TrainConfig(run="tiny"), "ticket")["epoch"] == 1
+    assert training.kept_state(run, TrainConfig(), "ticket")["epoch"] == 1
 
 
 def test_a_manifest_vouches_for_bytes(tmp_path, capsys):

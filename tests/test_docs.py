@@ -16,10 +16,10 @@ import yaml
 from conftest import REPOSITORY, seen_in
 from huggingface_hub import ModelCard
 
-from melanoma.core.config import preset
 from melanoma.core.files import read_json, write_json
 from melanoma.data.disclaimers import MADE_FOR, NOT_A_DIAGNOSIS, NOT_FOR, SKIN_TONES
 from melanoma.evaluation.card import write_card
+from melanoma.run.config import preset
 from melanoma.run.layout import Run
 from melanoma.stages.runner import STAGES, stage_notebook, stage_parameters
 

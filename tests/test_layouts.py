@@ -15,14 +15,15 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
 from melanoma.core.containers import open_container
 from melanoma.core.errors import BadImage, BadInput, BadTable
 from melanoma.core.reading import read_bytes, stamp
 from melanoma.data.build import build_store, table_digest
-from melanoma.data.folds import make_folds
+from melanoma.data.folds import assign_folds
 from melanoma.data.table import lesion_table, parse_sources
 from melanoma.kaggle.inputs import find_inputs, fitting
-from PIL import Image
 
 DATA = os.environ.get("MELANOMA_DATA", "")
 needs_data = pytest.mark.skipif(not DATA, reason="MELANOMA_DATA names no folder of real images")
@@ -294,7 +295,7 @@ def test_tfrecords_without_a_table_are_read_by_their_codes(shards, capsys):
     assert table["target"].sum() == 8 and table["group"].nunique() == 20
     assert table["sex"].tolist()[:2] == ["female", "male"]
     assert table["anatom_site"].tolist()[:2] == ["torso", "lower extremity"]
-    folds = make_folds(table, 5, scheme="tfrecord")
+    folds = assign_folds(table, 5, scheme="tfrecord")
     assert (folds["fold"] == table["tfrecord"] % 5).all()
 
 

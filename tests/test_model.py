@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save, save_file
+
 from melanoma.core.device import DeviceSettings, choose_device
 from melanoma.core.errors import BadInput, MissingWeights
 from melanoma.data.dataset import LesionDataset, make_loader
 from melanoma.model.checkpoint import build, create_model, load_checkpoint, save_checkpoint
 from melanoma.model.matching import match_tensors
 from melanoma.model.pretrained import local_weights, unwrapped
+from melanoma.run.config import OptimisationConfig
 from melanoma.train.loop import fit
 from melanoma.train.loss import make_loss
-from melanoma.train.optimisation import FitConfig
-from safetensors.torch import save, save_file
 
 SMALL = "resnet10t"
 
@@ -136,8 +137,9 @@ def test_a_checkpoint_whose_head_sits_elsewhere_says_so(tmp_path):
     model, _ = create_model("convnext_atto", "none", 0, 64)
     path = tmp_path / "fold0.safetensors"
     save_checkpoint(path, model, {"preprocessing": {"size": 64}})
-    from melanoma.model.header import read_header
     from safetensors.torch import load_file
+
+    from melanoma.model.header import read_header
 
     state = {k: v for k, v in load_file(path).items() if "head.norm" not in k}
     save_file(state, path, {"melanoma": json.dumps(read_header(path))})
@@ -597,7 +599,7 @@ def begun(monkeypatch, scaling: bool) -> dict:
 
     if scaling:
         monkeypatch.setattr(DeviceSettings, "scaler", lambda self: Enabled())
-    fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), FitConfig(epochs=1),
+    fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), OptimisationConfig(epochs=1),
         choose_device("cpu", "fp32"), on_epoch=keep, say=lambda s: None)  # fmt: skip
     monkeypatch.undo()
     return kept
@@ -612,7 +614,8 @@ def test_a_state_goes_on_with_and_without_gradient_scaling(monkeypatch, first, t
     monkeypatch.setattr(DeviceSettings, "scaler", lambda self: scaler)
     if first:
         state["scaler"] = state["scaler"] | {"scale": 1024.0}
-    fitted = fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), FitConfig(epochs=2),
+    two = OptimisationConfig(epochs=2)
+    fitted = fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), two,
                  choose_device("cpu", "fp32"), state=state, say=lambda s: None)  # fmt: skip
     assert [row["epoch"] for row in fitted.history] == [0, 1]
     if then:  # kept where there was one, else torch's start

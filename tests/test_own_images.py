@@ -15,7 +15,7 @@ from melanoma.core.archive import walk
 from melanoma.core.errors import BadInput, BadTable
 from melanoma.core.files import read_json
 from melanoma.data.build import build_store
-from melanoma.data.folds import fold_table, make_folds, unknown_patients
+from melanoma.data.folds import assign_folds, fold_table, unknown_patients
 from melanoma.data.sources import image_names, patient_key
 from melanoma.data.store import Store
 from melanoma.data.table import Source, lesion_table, parse_sources
@@ -348,11 +348,11 @@ def test_a_split_that_is_half_known_is_asked_about(lesions):
 def test_folds_without_ids_say_so_in_so_many_words(tmp_path):
     names = [f"n{i}" for i in range(20)]
     table = pd.DataFrame({"source": "csv", "image_name": names, "target": [0, 1] * 10})
-    folds = make_folds(table.assign(group="csv:" + table["image_name"]), 2)
+    folds = assign_folds(table.assign(group="csv:" + table["image_name"]), 2)
     (sentence,) = unknown_patients(folds)
     assert sentence.startswith("csv: no patient or lesion id is known for 20 of 20 images")
     assert fold_table(folds)["no patient or lesion id"].sum() == 20
-    known = make_folds(table.assign(group=[f"csv:{i // 2}" for i in range(20)]), 2)
+    known = assign_folds(table.assign(group=[f"csv:{i // 2}" for i in range(20)]), 2)
     assert unknown_patients(known) == []
     assert "no patient or lesion id" not in fold_table(known)
 

@@ -93,7 +93,7 @@ def test_executed_notebooks_hold_pictures_and_no_errors(trained):
 
 def test_a_finished_fold_is_skipped_and_other_parameters_are_refused(trained):
     said = succeed(trained, "train", "--run", "tiny", "--folds", "1", *RECIPE)
-    assert said.startswith("fold 1 is done: skipped\nnext: melanoma ")
+    assert said.startswith("fold 1 is finished: skipped\nnext: melanoma ")
     refused = melanoma(
         trained, "train", "--run", "tiny", "--folds", "0-1", *RECIPE, "-p", "lr", "1"
     )
@@ -140,10 +140,10 @@ def test_papermill_and_the_command_name_the_same_fold(prepared, tmp_path):
     assert not (root / "output/tiny/fold0").exists()
 
     said = succeed(root, "train", "--run", "tiny", "--folds", "1", *RECIPE)
-    assert "fold 1 is done: skipped" in said
+    assert "fold 1 is finished: skipped" in said
     mended = run_papermill(root, notebook, str(tmp_path / "again.ipynb"), *values)
     assert mended.returncode == 0
-    assert "is done: skipped" in (tmp_path / "again.ipynb").read_text()
+    assert "is finished: skipped" in (tmp_path / "again.ipynb").read_text()
 
     predicted = succeed(
         root, "predict", "--run", "tiny", "--source", f"folder={some_photos(tmp_path)}"

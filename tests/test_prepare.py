@@ -18,20 +18,20 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from melanoma.core.errors import BadImage, BadInput, MelanomaError
-from melanoma.core.parallel import ordered_map
-from melanoma.data.build import build_store
-from melanoma.data.decoding import decode, read_image
-from melanoma.data.duplicates import NEAR, duplicate_pairs, near_pairs, perceptual_hash
-from melanoma.data.folds import make_folds
-from melanoma.data.preprocessing import Preprocessing, resize
-from melanoma.data.store import ImageArray, Store
-from melanoma.data.table import lesion_table, parse_sources
 from PIL import Image
 from test_bad_input import png_header
 from test_tables_folds import contents
 
+from melanoma.core.errors import BadImage, BadInput, MelanomaError
+from melanoma.core.parallel import ordered_map
 from melanoma.data import build
+from melanoma.data.build import build_store
+from melanoma.data.decoding import decode, read_image
+from melanoma.data.duplicates import NEAR, duplicate_pairs, near_pairs, perceptual_hash
+from melanoma.data.folds import assign_folds
+from melanoma.data.preprocessing import Preprocessing, resize
+from melanoma.data.store import ImageArray, Store
+from melanoma.data.table import lesion_table, parse_sources
 
 
 def lesion(seed: int, width: int = 1200, height: int = 800) -> Image.Image:
@@ -544,7 +544,7 @@ def test_duplicates_are_listed_and_share_a_group(tmp_path):
 )
 def test_folds_keep_or_drop_duplicates(tmp_path, duplicates, gone):
     table = near_table(tmp_path).table
-    folds = make_folds(table, 2, duplicates=duplicates)
+    folds = assign_folds(table, 2, duplicates=duplicates)
     assert set(table["image_name"]) - set(folds["image_name"]) == gone
     assert (folds.groupby("group")["fold"].nunique() == 1).all()
 

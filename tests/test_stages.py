@@ -19,10 +19,10 @@ from conftest import REPOSITORY, TINY, melanoma, succeed
 from papermill.cli import _resolve_type  # what `-p` makes of text
 from test_pipeline import PAPERMILL, TRAIN_NOTEBOOK, copy_of, run_papermill, wait_for
 
-from melanoma.core.config import lost_text, type_parameters
 from melanoma.core.errors import BadInput
 from melanoma.core.files import read_json
 from melanoma.core.locks import alone, reading
+from melanoma.core.parameters import lost_text, type_parameters
 from melanoma.run.layout import Run
 from melanoma.stages import kernel
 from melanoma.stages.runner import stage_notebook, stage_parameters
@@ -138,7 +138,7 @@ def test_two_trainings_of_one_fold_leave_one_whole_fold(prepared, tmp_path):
     codes = sorted(code for code, _ in ended(calls))
     assert codes in ([0, 0], [0, 2])  # the second came while the first trained, or after it
     said = succeed(root, "train", "--run", "tiny", "--folds", "0", *RECIPE)
-    assert "fold 0 is done: skipped" in said
+    assert "fold 0 is finished: skipped" in said
     assert not list(root.glob("output/tiny/*.running.ipynb"))
 
 

@@ -2,7 +2,6 @@
 finds, a command line that starts light, and no path of anybody's machine."""
 
 import ast
-import dataclasses
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import papermill
 import pytest
 from conftest import REPOSITORY
 
-from melanoma.core.config import TrainConfig
+from melanoma.run.config import FoldsConfig, PredictConfig, PrepareConfig, TrainConfig
 from melanoma.stages.runner import STAGES, stage_notebook, stage_parameters
 
 NOTEBOOKS = sorted((REPOSITORY / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
@@ -115,10 +114,15 @@ def test_the_parameters_cell_holds_nothing_but_typed_parameters(notebook):
         assert isinstance(node, ast.AnnAssign) and node.value, ast.unparse(node)
 
 
-def test_the_training_notebook_takes_the_parameters_of_trainconfig():
-    found = stage_parameters(stage_notebook("train"))
-    assert found == dataclasses.asdict(TrainConfig())
-    assert list(found) == list(dataclasses.asdict(TrainConfig()))
+CONFIGS = {"prepare": PrepareConfig, "folds": FoldsConfig, "train": TrainConfig}
+CONFIGS["predict"] = PredictConfig
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_a_stages_notebook_takes_the_parameters_of_its_config(stage):
+    found, config = stage_parameters(stage_notebook(stage)), CONFIGS[stage]()
+    assert list(found.items()) == list(({"run": "demo"} | config.parameters()).items())
+    assert CONFIGS[stage].from_parameters(found) == config
 
 
 def test_nbdev_clean_keeps_the_parameters_tag(tmp_path):
@@ -129,7 +133,7 @@ def test_nbdev_clean_keeps_the_parameters_tag(tmp_path):
         [str(clean), "--fname", str(copy)], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert stage_parameters(copy) == dataclasses.asdict(TrainConfig())
+    assert stage_parameters(copy) == {"run": "demo"} | TrainConfig().parameters()
 
 
 # what the command line costs, and what the files give away

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
 from melanoma.core.errors import BadFolds, BadTable, MelanomaError
+from melanoma.data import build as build_module
 from melanoma.data.build import build_store
 from melanoma.data.decoding import decode
-from melanoma.data.folds import fold_rows, fold_table, make_folds
+from melanoma.data.folds import assign_folds, fold_rows, fold_table
 from melanoma.data.preprocessing import Preprocessing, resize
 from melanoma.data.store import Store
 from melanoma.data.table import COLUMNS, Source, lesion_table, parse_sources
-from PIL import Image
-
-from melanoma.data import build as build_module
 
 SIZE = 32
 
@@ -388,7 +388,7 @@ def test_deotte_leaves_out_what_is_marked_and_keeps_the_shards(data, capsys):
     table = table_of(data, "deotte")
     assert len(table) == 58 and "2 images of tfrecord −1 left out" in capsys.readouterr().out
     assert table["tfrecord"].between(0, 14).all()
-    folds = make_folds(table, 5, scheme="tfrecord")
+    folds = assign_folds(table, 5, scheme="tfrecord")
     assert (folds["fold"] == table["tfrecord"] % 5).all()
     assert (folds.groupby("group")["fold"].nunique() == 1).all()
     tests = table_of(data, "deotte", "test")
@@ -650,7 +650,7 @@ def test_byte_identical_files_share_a_group_within_and_across_sources(everything
 
 
 def test_drop_leaves_exactly_one_of_each_photo(everything):
-    folds = make_folds(everything.table, 3, duplicates="drop")
+    folds = assign_folds(everything.table, 3, duplicates="drop")
     assert len(folds) == len(everything) - 4
     gone = set(everything.table["image_name"]) - set(folds["image_name"])
     assert gone == {"ISIC_1011", "ISIC_1071", "ISIC_3507", "copy"}
@@ -658,7 +658,7 @@ def test_drop_leaves_exactly_one_of_each_photo(everything):
 
 def test_keep_puts_duplicates_into_one_fold(everything):
     table = everything.table
-    folds = make_folds(table, 3, duplicates="keep")
+    folds = assign_folds(table, 3, duplicates="keep")
     assert len(folds) == len(table)
     fold = folds.set_index("image_name")["fold"]
     assert fold["ISIC_1011"] == fold["ISIC_1010"] and fold["ISIC_1071"] == fold["ISIC_1030"]
@@ -682,12 +682,12 @@ def pair_of(root: Path, first: str, second: str, broken: str = "") -> Store:
 
 @pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
 def test_drop_keeps_one_of_a_pair_in_whatever_order_it_was_published(tmp_path, first, second):
-    folds = make_folds(pair_of(tmp_path, first, second).table, 2)
+    folds = assign_folds(pair_of(tmp_path, first, second).table, 2)
     assert len({"a", "b"} & set(folds["image_name"])) == 1
 
 
 def test_a_duplicate_stays_when_its_first_photo_was_rejected(tmp_path):
-    folds = make_folds(pair_of(tmp_path, "a", "b", broken="a").table, 2)
+    folds = assign_folds(pair_of(tmp_path, "a", "b", broken="a").table, 2)
     assert set(folds["image_name"]) == set("bcdef")
 
 
@@ -702,7 +702,7 @@ def group_sets(folds: pd.DataFrame, rows: dict[str, np.ndarray]) -> dict[str, se
 @pytest.mark.parametrize("seed", [0, 1, 2, 17])
 @pytest.mark.parametrize("n_folds", [2, 3, 5])
 def test_no_group_is_in_two_folds(everything, n_folds, seed, duplicates):
-    folds = make_folds(everything.table, n_folds, seed, duplicates)
+    folds = assign_folds(everything.table, n_folds, seed, duplicates)
     assert list(folds) == ["source", "image_name", "group", "target", "fold"]
     held = folds[folds["fold"] >= 0]
     assert set(held["fold"]) == set(range(n_folds))
@@ -719,26 +719,28 @@ def test_no_group_is_in_two_folds(everything, n_folds, seed, duplicates):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("n_folds", [2, 4])
 def test_no_group_is_on_both_sides_of_a_fold(everything, n_folds, seed, monitor):
-    folds = make_folds(everything.table, n_folds, seed, "keep")
+    folds = assign_folds(everything.table, n_folds, seed, "keep")
     seen = []
     for k in range(n_folds):
         rows = fold_rows(folds, k, monitor, 0.2, seed)
         groups = group_sets(folds, rows)
-        assert not groups["train"] & groups["held"] and not groups["train"] & groups["watch"]
+        assert (
+            not groups["train"] & groups["held_out"] and not groups["train"] & groups["validation"]
+        )
         if monitor == "inner":
-            assert not groups["watch"] & groups["held"]
-            assert (folds["fold"].iloc[rows["watch"]] >= 0).all()
+            assert not groups["validation"] & groups["held_out"]
+            assert (folds["fold"].iloc[rows["validation"]] >= 0).all()
         else:
-            assert np.array_equal(rows["watch"], rows["held"])
-        assert (folds["fold"].iloc[rows["held"]] == k).all()
-        seen.append(rows["held"])
+            assert np.array_equal(rows["validation"], rows["held_out"])
+        assert (folds["fold"].iloc[rows["held_out"]] == k).all()
+        seen.append(rows["held_out"])
     once = np.sort(np.concatenate(seen))
     assert np.array_equal(once, np.flatnonzero(folds["fold"] >= 0))
 
 
 def test_inner_monitor_leaves_nothing_out(everything):
     "Every row trains, watches or is held, but for train-only rows of groups held or watched."
-    folds = make_folds(everything.table, 3, 0, "keep")
+    folds = assign_folds(everything.table, 3, 0, "keep")
     rows = fold_rows(folds, 0, "inner", 0.2)
     used = np.concatenate(list(rows.values()))
     assert len(used) == len(set(used))
@@ -746,13 +748,13 @@ def test_inner_monitor_leaves_nothing_out(everything):
 
 
 def test_train_only_rows_are_never_held_out(everything):
-    folds = make_folds(everything.table, 3)
+    folds = assign_folds(everything.table, 3)
     only = folds["source"] == "isic2017"
     assert (folds.loc[only, "fold"] == -1).all() and (folds.loc[~only, "fold"] >= 0).all()
     for k in range(3):
         rows = fold_rows(folds, k)
         assert only.to_numpy()[rows["train"]].sum() == only.sum()
-        assert not only.to_numpy()[rows["held"]].any()
+        assert not only.to_numpy()[rows["held_out"]].any()
 
 
 @pytest.mark.parametrize("monitor", ["inner", "fold"])
@@ -766,35 +768,37 @@ def test_a_train_only_row_does_not_leak_the_group_of_a_held_out_one(seed, monito
     table["image_name"] = [f"i{k}" for k in range(len(table))]
     table["target"] = (rng.random(len(table)) < 0.4).astype(int)
     table["train_only"] = table["source"] == "folder"
-    folds = make_folds(table, 4, seed)
+    folds = assign_folds(table, 4, seed)
     assert (folds.loc[table["train_only"], "fold"] == -1).all()
     for k in range(4):
         rows = fold_rows(folds, k, monitor, seed=seed)
         groups = group_sets(folds, rows)
-        assert not groups["train"] & groups["held"] and not groups["train"] & groups["watch"]
+        assert (
+            not groups["train"] & groups["held_out"] and not groups["train"] & groups["validation"]
+        )
         straddling = folds["train_only"] if "train_only" in folds else folds["fold"] == -1
         assert straddling.to_numpy()[rows["train"]].any(), "the rest of the source does train"
 
 
 def test_the_same_seed_gives_the_same_folds_and_another_seed_others(everything):
     table = everything.table
-    assert make_folds(table, 3, 1).equals(make_folds(table, 3, 1))
-    assert not make_folds(table, 3, 1).equals(make_folds(table, 3, 2))
-    folds = make_folds(table, 3, 1)
+    assert assign_folds(table, 3, 1).equals(assign_folds(table, 3, 1))
+    assert not assign_folds(table, 3, 1).equals(assign_folds(table, 3, 2))
+    folds = assign_folds(table, 3, 1)
     first, second = (fold_rows(folds, 0, seed=4) for _ in range(2))
     assert all(np.array_equal(first[k], second[k]) for k in first)
-    others = [fold_rows(folds, 0, seed=s)["watch"].tolist() for s in range(4)]
+    others = [fold_rows(folds, 0, seed=s)["validation"].tolist() for s in range(4)]
     assert any(o != others[0] for o in others)
 
 
 def test_folds_do_not_depend_on_the_index_of_the_table(everything):
     shuffled_index = everything.table.set_index(np.arange(len(everything))[::-1] + 7)
-    assert make_folds(shuffled_index, 3).equals(make_folds(everything.table, 3))
+    assert assign_folds(shuffled_index, 3).equals(assign_folds(everything.table, 3))
 
 
 def test_a_source_that_is_all_train_only_cannot_be_folded(everything):
     with pytest.raises(BadFolds, match="0 groups"):
-        make_folds(everything.table.assign(train_only=True), 3)
+        assign_folds(everything.table.assign(train_only=True), 3)
 
 
 # killed and resumed
@@ -963,7 +967,7 @@ def test_ham10000_has_its_published_counts(real):
     table = lesion_table(parse_sources(f"ham10000={real / 'ham10000'}"))
     counts = len(table), int(table["target"].sum()), table["lesion_id"].nunique()
     assert counts == (10_015, 1_113, 7_470)
-    folds = make_folds(table)
+    folds = assign_folds(table)
     assert (folds.groupby("group")["fold"].nunique() == 1).all()
 
 
@@ -971,7 +975,7 @@ def test_ham10000_has_its_published_counts(real):
 def test_siim_folds_hold_whole_patients_and_even_melanomas(real, seed):
     raw = pd.read_csv(real / "siim2020" / "train.csv")
     assert len(raw) == 33_126
-    folds = make_folds(raw.assign(source="siim2020", group=raw["patient_id"]), 5, seed)
+    folds = assign_folds(raw.assign(source="siim2020", group=raw["patient_id"]), 5, seed)
     assert (folds.groupby("group")["fold"].nunique() == 1).all()
     melanomas = folds.groupby("fold")["target"].sum()
     assert melanomas.sum() == 584

@@ -29,9 +29,9 @@ from melanoma.cli.options import (
     absolute_sources,
     given_parameters,
 )
-from ..core.config import preset as preset_parameters
 from ..core.errors import BadInput
 from ..core.packages import need_packages
+from ..run.config import preset as preset_parameters
 from ..run.layout import Run, blend_folder, blended_runs, find_run
 from ..run.status import next_command
 

@@ -15,10 +15,10 @@ import urllib.error
 from pathlib import Path
 
 from .findings import Finding, Report, look_at_kernel, look_at_machine, look_at_packages
-from ..core.config import DEFAULTS
 from ..core.errors import MelanomaError
 from ..core.files import project_root
 from ..core.packages import installed
+from ..run.config import DEFAULTS
 from ..run.layout import Run, known_runs
 from ..run.status import next_command, run_status
 

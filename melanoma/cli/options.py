@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ..core.config import DEFAULTS, KINDS
+
 from ..core.errors import BadInput
 from ..core.names import readable
+from ..run.config import DEFAULTS, KINDS
 from ..run.layout import known_runs
 
 # %% ../../nbs/cli/00_options.ipynb #ac20ed6b

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..core.config import VIEWS
 from ..core.errors import BadInput
 from ..core.files import seed_of
 from .store import ImageArray
+from ..run.config import VIEWS
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network
 import albumentations as A  # noqa: E402

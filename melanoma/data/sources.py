@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+
 from ..core.archive import Place, is_clutter, place, walk
-from ..core.config import KINDS
 from ..core.errors import BadInput, BadTable
 from ..core.names import IMAGE_SUFFIXES, bare, fold, plain, readable
 from ..core.text import shown
 from .spreadsheets import listing, read_csv  # noqa: F401  # readers find it here, too
+from ..run.config import KINDS
 
 _all_ = ["IMAGE_SUFFIXES", "Place", "listing", "read_csv"]
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+
 from ..core.errors import BadInput, BadTable
 from ..core.names import readable
 from ..core.text import shown

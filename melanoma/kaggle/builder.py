@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.config import VIEWS
 from ..core.errors import BadInput
 from ..core.files import read_json, write_json
 from ..core.text import shown
@@ -33,6 +32,7 @@ from melanoma.kaggle.recipe import (
 )
 from .sources import read_wanted
 from ..model.header import read_header
+from ..run.config import VIEWS
 from ..run.layout import Run
 
 # %% ../../nbs/kaggle/20_builder.ipynb #0cebb531

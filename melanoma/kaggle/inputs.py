@@ -14,14 +14,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.config import SIIM_KINDS
+from PIL import Image
+
 from ..core.containers import open_container
 from ..core.errors import BadInput
 from ..core.reading import read_bytes
 from ..core.text import shown
 from ..data.competitions import shards_of
 from ..data.preprocessing import Preprocessing
-from PIL import Image
+from ..run.config import SIIM_KINDS
 
 # %% ../../nbs/kaggle/00_inputs.ipynb #532e77ab
 DEPTH = 4  # /kaggle/input/datasets/owner/slug/folder

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import check_names, typed
 from ..core.files import read_json, write_json
+from ..core.parameters import check_names, typed
 from ..stages.runner import shipped_notebook, stage_parameters
 
 # %% ../../nbs/kaggle/16_kernels.ipynb #9528583e

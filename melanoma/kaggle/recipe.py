@@ -17,13 +17,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.config import DEFAULTS, KINDS, SIIM_KINDS, TrainConfig, check_names
 from ..core.errors import BadInput
 from ..core.files import digest, read_json
+from ..core.parameters import check_names
 from ..core.text import shown
 from ..data.sources import Source
 from ..data.table import named_path, parse_sources
 from .sources import hashed, read_wanted
+from ..run.config import DEFAULTS, KINDS, SIIM_KINDS, FoldsConfig, PrepareConfig, TrainConfig
 from ..run.layout import Run
 from ..run.manifest import NEUTRAL
 from ..stages.runner import stage_notebook, stage_parameters
@@ -76,8 +77,10 @@ def recipe_of(
     known = stage_parameters(stage_notebook("train"))
     check_names(given, known, "train")
     recipe: dict[str, Any] = {"sources": json.dumps([{"kind": images or "siim2020"}]), "sizes": ""}
-    recipe |= {"square": "squash", "decode": "reduced", "prepare": "{}"}
-    recipe |= {"n_folds": 5, "folds_seed": 0, "duplicates": "drop", "scheme": "grouped"}
+    usual, split = PrepareConfig(), FoldsConfig().parameters()
+    recipe |= {"square": usual.square, "decode": usual.decode, "prepare": "{}"}
+    recipe |= {k: split[k] for k in ("n_folds", "duplicates", "scheme")}
+    recipe["folds_seed"] = split["seed"]
     if (home.store / "manifest.json").exists():
         recipe |= _prepared(home, images)
     if home.folds_manifest.exists():
@@ -87,16 +90,17 @@ def recipe_of(
     done = sorted(home.folder.glob("fold*/manifest.json"))
     trained = read_json(done[0])["parameters"] if done else {}
     training = {k: v for k, v in trained.items() if k not in NEUTRAL} | dict(given)
-    config = TrainConfig(**(training | {"run": home.name}))  # types and ranges are checked
-    recipe["sizes"] = recipe["sizes"] or str(config.size or 256)
-    if config.size and str(config.size) not in recipe["sizes"].split(","):
+    config = TrainConfig.from_parameters(training)  # types and ranges are checked
+    recipe["sizes"] = recipe["sizes"] or str(config.data.size or 256)
+    size = config.data.size
+    if size and str(size) not in recipe["sizes"].split(","):
         raise BadInput(
-            f"size {config.size}: run {home.name} is prepared at {recipe['sizes']} px; take one "
+            f"size {size}: run {home.name} is prepared at {recipe['sizes']} px; take one "
             "of these, or another run's name."
         )
-    chosen = {k: getattr(config, k) for k in training if k not in ("pretrained", "force")}
-    left = {k: v for k, v in chosen.items() if v != known[k]}
-    return recipe | {"training": json.dumps(left), "pretrained": config.pretrained}
+    chosen = {k: v for k, v in config.parameters().items() if k in training and v != known[k]}
+    left = {k: v for k, v in chosen.items() if k not in ("pretrained", "force")}
+    return recipe | {"training": json.dumps(left), "pretrained": config.model.pretrained}
 
 
 def _prepared(home: Run, images: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.config import lost_text
 from ..core.errors import BadInput
 from ..core.files import project_root
+from ..core.parameters import lost_text
 from ..core.text import shown
 
 # %% ../../nbs/run/00_layout.ipynb #a3c58953

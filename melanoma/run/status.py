@@ -12,10 +12,10 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.config import DEFAULTS
 from ..core.errors import BadInput
 from ..core.files import read_json, relative
 from ..core.text import shown
+from .config import DEFAULTS
 from .layout import Run
 from .manifest import NEUTRAL, outdated_folds, sha256_of, why_outdated
 

@@ -13,15 +13,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.config import TrainConfig, check_names, declared_parameters, typed
 from ..core.errors import BAD_INPUT_NAMES, BadInput, MelanomaError
 from ..core.files import impersonal, project_root, relative, write_text
 from ..core.locks import alone
+from ..core.parameters import check_names, declared_parameters, typed
+from ..run.config import TrainConfig
 from ..run.layout import Run
 
 # %% ../../nbs/stages/05_runner.ipynb #0d792666
@@ -230,16 +230,17 @@ def train_folds(
     with run.folds.open(encoding="utf-8", newline="") as file:
         n_folds = max(int(row["fold"]) for row in csv.DictReader(file)) + 1
     chosen = parse_folds(folds, n_folds)
-    configs = [TrainConfig(**(dict(parameters) | {"run": run.name, "fold": k})) for k in chosen]
+    configs = [TrainConfig.from_parameters({**parameters, "fold": k}) for k in chosen]
     done = [fold_finished(run, config) for config in configs]
     trained = []
     for config, is_done in zip(configs, done, strict=True):
         if is_done:
-            print(f"fold {config.fold} is done: skipped")
+            print(f"fold {config.fold} is finished: skipped")
             continue
         run_stage(
             "train",
-            {k: v for k, v in asdict(config).items() if v != known[k] or k in ("run", "fold")},
+            {"run": run.name}
+            | {k: v for k, v in config.parameters().items() if v != known[k] or k == "fold"},
             run.folder / f"train_fold{config.fold}.ipynb",
             run.root,
         )

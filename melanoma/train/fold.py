@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STORE_COLUMNS', 'OOF_COLUMNS', 'FoldData', 'open_fold', 'keep_state', 'kept_state', 'view_columns', 'score_part',
-           'train_fold', 'write_fold']
+           'train_fold', 'fitted_of', 'write_fold']
 
 # %% ../../nbs/train/20_fold.ipynb #38222fa3
 import io
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..core.config import TrainConfig
+from safetensors.torch import load_file
+from scipy.special import expit
+from torch.utils.data import DataLoader
+
 from ..core.device import DeviceSettings, choose_device
 from ..core.errors import BadInput
 from ..core.files import atomic_path, digest, package_versions
@@ -24,14 +27,13 @@ from ..data.dataset import COUNTS, LesionDataset, each_view, make_loader, policy
 from ..data.folds import fold_rows
 from ..data.store import Store
 from ..model.checkpoint import Classifier, create_model, save_checkpoint
+from ..model.header import read_header
+from ..run.config import TrainConfig
 from ..run.layout import Run
 from ..run.manifest import NEUTRAL, file_mark, fold_inputs, write_manifest
 from .loop import Fitted, fit, predict
 from .loss import make_loss, positive_weight
-from .optimisation import FitConfig
-from .progress import resolved
-from scipy.special import expit
-from torch.utils.data import DataLoader
+from .progress import fold_finished, resolved
 
 # %% ../../nbs/train/20_fold.ipynb #0a1c9f83
 STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all that is needed
@@ -39,10 +41,10 @@ STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all
 
 @dataclass(frozen=True)
 class FoldData:
-    "What one fold trains on, watches and is scored on."
+    "What one fold trains on, is validated and scored on."
 
     store: Store
-    rows: dict[str, np.ndarray]  # train, watch, held: row numbers of the store
+    rows: dict[str, np.ndarray]  # train, validation, held_out: row numbers of the store
     n_folds: int
     inputs: dict[str, str]  # fingerprints, for the manifest
 
@@ -54,7 +56,9 @@ class FoldData:
     def dataset(self, part: str, config: TrainConfig) -> LesionDataset:
         "A part's images; only those that train are augmented."
         transform = (
-            policy(config.policy, self.store.preprocessing.size) if part == "train" else None
+            policy(config.augmentation.policy, self.store.preprocessing.size)
+            if part == "train"
+            else None
         )
         return LesionDataset(
             self.store.images, self.rows[part], self.targets, transform, config.seed
@@ -63,7 +67,7 @@ class FoldData:
     def loader(self, part: str, config: TrainConfig, hardware: DeviceSettings) -> DataLoader:
         "Batches of a part; only those that train are shuffled."
         training = part == "train"
-        batch = config.batch_size if training else 2 * config.batch_size
+        batch = config.data.batch_size * (1 if training else 2)
         pin = hardware.device.startswith("cuda")
         return make_loader(self.dataset(part, config), batch, training, hardware.workers, pin)
 
@@ -71,7 +75,7 @@ class FoldData:
 def open_fold(run: Run, config: TrainConfig) -> FoldData:
     "Open the store and find the fold's rows in it."
     inputs = fold_inputs(run)
-    store = Store.open(run.store, config.size, STORE_COLUMNS)
+    store = Store.open(run.store, config.data.size, STORE_COLUMNS)
     folds = pd.read_csv(run.folds, dtype={"image_name": str, "group": str, "source": str})
     numbers = store.table[["source", "image_name"]].astype(str).reset_index(names="row")
     joined = folds.merge(numbers, on=["source", "image_name"], how="left")
@@ -81,20 +85,22 @@ def open_fold(run: Run, config: TrainConfig) -> FoldData:
             f"have: it was prepared anew since. Run `melanoma folds --run {run.name} --force`."
         )
     row = joined["row"].to_numpy().astype(np.int64)
-    parts = fold_rows(folds, config.fold, config.monitor, config.inner_fraction, config.seed)
+    parts = fold_rows(
+        folds, config.fold, config.data.monitor, config.data.inner_fraction, config.seed
+    )
     n_folds = int(folds["fold"].max()) + 1
     return FoldData(store, {k: row[v] for k, v in parts.items()}, n_folds, inputs)
 
 # %% ../../nbs/train/20_fold.ipynb #41b7296d
 def keep_state(
-    run: Run, config: TrainConfig, ticket: str
+    run: Run, config: TrainConfig, fingerprint: str
 ) -> Callable[[dict[str, Any]], None]:  # an on_epoch of engine.fit
     "A callback that writes the state after every epoch, and the history for people to look at."
     folder = run.fold(config.fold)
 
     def on_epoch(state: dict[str, Any]) -> None:
         with atomic_path(run.fold_last(config.fold)) as temporary:
-            torch.save(state | {"ticket": ticket}, temporary)
+            torch.save(state | {"fingerprint": fingerprint}, temporary)
         if not (folder / "manifest.json").exists():  # else history.csv is that of a finished fold
             with atomic_path(folder / "history.csv") as temporary:
                 table = pd.DataFrame(state["history"])
@@ -103,7 +109,7 @@ def keep_state(
     return on_epoch
 
 
-def kept_state(run: Run, config: TrainConfig, ticket: str) -> dict[str, Any] | None:
+def kept_state(run: Run, config: TrainConfig, fingerprint: str) -> dict[str, Any] | None:
     "The state to go on from, if one was left by the same parameters on the same data."
     path = run.fold_last(config.fold)
     if config.force or not path.exists():
@@ -113,7 +119,7 @@ def kept_state(run: Run, config: TrainConfig, ticket: str) -> dict[str, Any] | N
     except Exception as error:  # empty, cut off, another file: an unpickler raises many things
         print(f"{path.name} cannot be read ({type(error).__name__}): the fold starts anew")
         return None
-    if state.pop("ticket", "") != ticket:
+    if state.pop("fingerprint", "") != fingerprint:
         print(f"{path.name} was left by other parameters or data: starting anew")
         return None
     return state
@@ -132,13 +138,13 @@ def view_columns(
 
 def score_part(
     data: FoldData,
-    part: str,  # held or watch
+    part: str,  # held_out or validation
     model: Classifier,
     config: TrainConfig,
     hardware: DeviceSettings,
 ) -> pd.DataFrame:  # STORE_COLUMNS, logit, score, fold, and those of view_columns
     "Score the images of a part, by as many views as the policy trained on."
-    forward = each_view(views_of([config.policy]))
+    forward = each_view(views_of([config.augmentation.policy]))
     by_view = predict(model, data.loader(part, config, hardware), hardware, forward)
     rows = data.store.table.iloc[data.rows[part]][STORE_COLUMNS]
     logit = by_view.mean(axis=1)
@@ -153,12 +159,25 @@ def train_fold(
     model: Classifier | None = None,  # default: created by config
     origin: str = "",  # where the model's weights are from, for the header
 ) -> Fitted:
-    "Train one fold, score the held-out part once, write weights, history, OOF and manifest."
+    "Train one fold, score the held-out part once, write everything; skip what is finished."
+    if fold_finished(run, config):
+        print(f"fold {config.fold} of run {run.name} is finished: skipped")
+        return fitted_of(run, config.fold)
     doing = f"fold {config.fold} of run {run.name} is being trained"
     with alone(run.fold(config.fold), doing), reading(run.store, doing), reading(run.folds, doing):
         if data is not None and data.inputs != fold_inputs(run):
             raise BadInput(f"run {run.name!r} was prepared or split anew meanwhile: train again.")
         return _train_fold(run, config, data, model, origin)
+
+
+def fitted_of(run: Run, fold: int) -> Fitted:
+    "What fitting left, of a finished fold, read from its files."
+    history = pd.read_csv(run.fold(fold) / "history.csv").to_dict("records")
+    best, header = load_file(run.fold_weights(fold)), read_header(run.fold_weights(fold))
+    score = header.get("watched_auroc", float("nan"))
+    return Fitted(
+        [{str(k): v for k, v in r.items()} for r in history], best, header["best_epoch"], score
+    )
 
 
 def _train_fold(
@@ -167,28 +186,29 @@ def _train_fold(
     data = data or open_fold(run, config)
     if model is None:
         size = data.store.preprocessing.size
-        model, origin = create_model(config.arch, config.pretrained, config.seed, size)
-    hardware = choose_device(config.device, config.precision, config.workers, model)
-    print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.arch} from {origin}")
+        model, origin = create_model(config.model.arch, config.model.pretrained, config.seed, size)
+    hardware = choose_device(**config.device.parameters(), trained=model)
+    print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.model.arch} from {origin}")
     train_targets = data.targets[data.rows["train"]]
-    weight = positive_weight(config.pos_weight, train_targets)
-    loss = make_loss(config.loss, weight, config.smoothing)
+    weight = positive_weight(config.optimisation.pos_weight, train_targets)
+    loss = make_loss(config.optimisation.loss, weight, config.optimisation.smoothing)
     parameters = resolved(run, config)
-    ticket = digest([{k: v for k, v in parameters.items() if k not in NEUTRAL}, data.inputs])
+    fingerprint = digest([{k: v for k, v in parameters.items() if k not in NEUTRAL}, data.inputs])
     fitted = fit(
         model,
         data.loader("train", config, hardware),
-        data.loader("watch", config, hardware),
+        data.loader("validation", config, hardware),
         loss,
-        FitConfig(**config.only(FitConfig)),
+        config.optimisation,
         hardware,
-        kept_state(run, config, ticket),
-        keep_state(run, config, ticket),
+        config.seed,
+        state=kept_state(run, config, fingerprint),
+        on_epoch=keep_state(run, config, fingerprint),
     )
     model.load_state_dict(fitted.best)
-    scored = {"oof": score_part(data, "held", model, config, hardware)}
-    if config.monitor == "inner":  # unseen by this fold, and by the one that holds them out
-        scored["inner"] = score_part(data, "watch", model, config, hardware)
+    scored = {"oof": score_part(data, "held_out", model, config, hardware)}
+    if config.data.monitor == "inner":  # unseen by this fold, and by the one that holds them out
+        scored["inner"] = score_part(data, "validation", model, config, hardware)
     write_fold(run, config, data, model, fitted, scored, origin)
     return fitted
 
@@ -221,7 +241,7 @@ def write_fold(
         "n_folds": data.n_folds,
         "preprocessing": data.store.preprocessing.to_dict(),
         "pretrained_from": origin,
-        "monitor": config.monitor,
+        "monitor": config.data.monitor,
         "best_epoch": fitted.best_epoch,
         "watched_auroc": fitted.best_score,
         "parameters": parameters,

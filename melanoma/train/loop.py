@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
+
 from ..core.device import DeviceSettings
 from ..core.errors import MelanomaError
 from ..core.files import seed_of
 from ..core.progress_bar import progress
 from ..model.checkpoint import Classifier
+from ..run.config import OptimisationConfig
 from ..stats.metrics import METRICS
 from .early_stopping import EarlyStopping
-from .optimisation import FitConfig, make_optimizer, make_schedule
-from torch.utils.data import DataLoader
+from .optimisation import make_optimizer, make_schedule
 
 # %% ../../nbs/train/10_loop.ipynb #0b3284e2
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -90,25 +92,28 @@ class Fitted:
 def fit(
     model: Classifier,
     train: DataLoader,  # of make_loader, shuffled
-    watch: DataLoader,  # not shuffled; chooses the epoch
+    validation: DataLoader,  # not shuffled; chooses the epoch
     loss: Loss,
-    config: FitConfig,
+    config: OptimisationConfig,
     hardware: DeviceSettings,
-    state: dict[str, Any] | None = None,  # as on_epoch was given it: goes on behind its epoch
+    seed: int = 0,  # of the order, dropout and stochastic depth
+    metric: str = "auroc",  # of METRICS: chooses the epoch
+    state: dict[str, Any] | None = None,  # as on_epoch was given it: resume after its epoch
     on_epoch: Callable[[dict[str, Any]], None] = lambda state: None,  # keeps the state
     say: Callable[[str], None] = print,
 ) -> Fitted:
     "Train until the epochs or the patience run out; keep the best epoch's weights."
     model = hardware.to_device(model)
     optimizer = make_optimizer(model, config)
-    schedule, stepped_by = make_schedule(optimizer, config, config.epochs * len(train))
+    better = METRICS[metric].higher_is_better
+    steps = config.epochs * len(train)
+    schedule, stepped_by = make_schedule(optimizer, config, steps, better)
     scaler = hardware.scaler()
-    metric = METRICS[config.metric]
-    stopping = EarlyStopping(config.patience, metric.higher_is_better)
+    stopping = EarlyStopping(config.patience, better)
     history: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
-    watched: Any = watch.dataset
-    targets = watched.targets[watched.rows]
+    validated: Any = validation.dataset
+    targets = validated.targets[validated.rows]
     if state:
         model.load_state_dict(state["model"])
         # a copy: steps write into what they are given
@@ -118,13 +123,13 @@ def fit(
             scaler.load_state_dict(state["scaler"])
         stopping.load_state_dict(state["stopping"])
         history, best = list(state["history"]), state["best"]
-        say(f"going on behind epoch {len(history)} of {config.epochs}")
+        say(f"resuming after epoch {len(history)} of {config.epochs}")
 
     for epoch in range(len(history), config.epochs):
         if stopping.stop:
             break
         start = time.perf_counter()
-        torch.manual_seed(seed_of(config.seed, epoch, "model"))  # dropout, stochastic depth
+        torch.manual_seed(seed_of(seed, epoch, "model"))  # dropout, stochastic depth
         train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         lr = optimizer.param_groups[0]["lr"]
         after_step = schedule.step if stepped_by == "batch" else lambda: None
@@ -132,10 +137,10 @@ def fit(
             model, train, loss, optimizer, hardware, scaler, config.clip, after_step,
             f"epoch {epoch + 1}/{config.epochs}",
         )  # fmt: skip
-        logit = predict(model, watch, hardware)
+        logit = predict(model, validation, hardware)
         valid_loss = loss(torch.from_numpy(logit).float(), torch.from_numpy(targets)).item()
         usable = bool(np.isfinite(logit).all())
-        score = float(metric.function(targets, logit)) if usable else float("nan")
+        score = float(METRICS[metric].function(targets, logit)) if usable else float("nan")
         if stepped_by == "epoch":
             schedule.step(score)
         improved = stopping.step(score, epoch)
@@ -143,11 +148,11 @@ def fit(
             best = copy.deepcopy({k: v.cpu() for k, v in model.state_dict().items()})
         seconds = time.perf_counter() - start
         row = {"epoch": epoch, "train_loss": train_loss, "valid_loss": valid_loss}
-        history.append(row | {config.metric: score, "lr": lr, "seconds": round(seconds, 2)})
+        history.append(row | {metric: score, "lr": lr, "seconds": round(seconds, 2)})
         rate = len(train.dataset) / seconds  # type: ignore[arg-type]
         say(
             f"epoch {epoch + 1:2}/{config.epochs}  train {train_loss:.4f}  valid {valid_loss:.4f}  "
-            f"{config.metric} {score:.4f}{' *' if improved else '  '}  lr {lr:.1e}  "
+            f"{metric} {score:.4f}{' *' if improved else '  '}  lr {lr:.1e}  "
             f"{seconds:.0f} s ({rate:.0f} images/s)"
         )
         on_epoch(
@@ -163,9 +168,9 @@ def fit(
         )
     if stopping.best is None:
         raise MelanomaError(
-            f"no epoch of {len(history)} gave a finite {config.metric}: training diverged "
+            f"no epoch of {len(history)} gave a finite {metric}: training diverged "
             f"(last train loss {history[-1]['train_loss']}). Take a lower lr than {config.lr}."
         )
     if stopping.stop:
-        say(f"stopped: {config.patience} epochs without a better {config.metric}")
+        say(f"stopped: {config.patience} epochs without a better {metric}")
     return Fitted(history, best, stopping.best_epoch, stopping.best)

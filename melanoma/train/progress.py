@@ -6,19 +6,18 @@
 __all__ = ['resolved', 'fold_finished']
 
 # %% ../../nbs/train/15_progress.ipynb #fe5b60c6
-from dataclasses import asdict
 from typing import Any
 
-from ..core.config import TrainConfig
 from ..core.files import read_json
 from ..data.store import store_size
+from ..run.config import TrainConfig
 from ..run.layout import Run
 from ..run.manifest import finished, fold_inputs
 
 # %% ../../nbs/train/15_progress.ipynb #7e06f76d
 def resolved(run: Run, config: TrainConfig) -> dict[str, Any]:
     "The parameters as a manifest keeps them: size 0 becomes the store's."
-    return asdict(config) | {"size": store_size(run.store, config.size)}
+    return config.parameters() | {"size": store_size(run.store, config.data.size)}
 
 
 def fold_finished(run: Run, config: TrainConfig) -> bool:
