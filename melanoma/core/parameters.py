@@ -150,7 +150,8 @@ def _field_value(f: Field, value: Any) -> Any:
     if not f.metadata:
         return typed({f.name: value}, {f.name: f.default})[f.name]
     of, by = f.metadata["of"], f.metadata["by"]
-    parts = value.split(by) if isinstance(value, str) else list(value or ())
+    parts = value.split(by) if isinstance(value, str) else value
+    parts = list(parts) if isinstance(parts, list | tuple) else [] if parts is None else [parts]
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
     return tuple(typed({f.name: part}, {f.name: of()})[f.name] for part in parts if part != "")
 

@@ -38,7 +38,7 @@ def patient_names(
 
 @dataclass(frozen=True)
 class Board:
-    "Scored images of a run, with the store that holds their pixels."
+    "ModelOutput images of a run, with the store that holds their pixels."
 
     store: Store
     table: pd.DataFrame  # the store's columns, patient, logit, shown (a probability), fold; by row

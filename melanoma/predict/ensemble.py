@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Ensemble', 'views_for', 'fold_headers', 'load_ensemble', 'fold_logits', 'mean_score', 'mean_rank', 'within_patient',
-           'prediction_table', 'describe']
+           'describe']
 
 # %% ../../nbs/predict/15_ensemble.ipynb #50a07aba
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
+from scipy.stats import rankdata
+
 from ..core.device import DeviceSettings
 from ..core.errors import BadInput
 from ..core.text import shown
 from ..data.dataset import LesionDataset, choose_views, make_loader, mean_of_views
 from ..data.preprocessing import Preprocessing
-from ..data.sources import patient_key
-from ..data.store import Store
 from ..model.checkpoint import Classifier, load_checkpoint
 from ..model.header import read_header
 from ..run.layout import Run
-from ..stats.calibration import Calibration, combine
-from ..stats.context import patient_context
+from ..stats.context import context_by_patient
 from ..train.loop import predict
-from scipy.special import expit
-from scipy.stats import rankdata
 
 # %% ../../nbs/predict/15_ensemble.ipynb #76ddb5b8
 @dataclass(frozen=True)
@@ -92,15 +90,13 @@ def load_ensemble(run: Run) -> Ensemble:
 
 def fold_logits(
     ensemble: Ensemble,
-    store: Store,
+    images: np.ndarray,  # uint8 (n, size, size, 3) RGB, in memory or memory-mapped
     hardware: DeviceSettings,
     tta: int = 0,  # views: 1, 4 or 8; 0 = as many as were trained on
     batch_size: int = 64,
 ) -> dict[int, np.ndarray]:  # logits (n,) by fold
-    "Every fold's logits of every image of a store."
-    ensemble.preprocessing.check_same(store.preprocessing, "the weights", "the images' store")
-    rows = np.arange(len(store))
-    dataset = LesionDataset(store.images, rows, np.full(len(store), -1.0))
+    "Every fold's logits of every image."
+    dataset = LesionDataset(images, np.arange(len(images)), np.full(len(images), -1.0))
     pin = hardware.device.startswith("cuda")
     loader = make_loader(dataset, batch_size, False, hardware.workers, pin)
     forward = mean_of_views(ensemble.views(tta))
@@ -129,35 +125,11 @@ def within_patient(
     logit: np.ndarray,  # (n,), NaN where there is no prediction
 ) -> pd.DataFrame:  # patient_rank (from 1), outlier (robust z; NaN for fewer than 3 lesions)
     "Rank and outlier score of each lesion among its patient's."
-    rank, outlier = np.full(len(logit), np.nan), np.full(len(logit), np.nan)
-    scored = pd.Series(np.isfinite(logit), index=patient.index)
-    for rows in patient[scored].groupby(patient).indices.values():
-        at = np.flatnonzero(scored)[rows]
-        context = patient_context(logit[at])
-        rank[at], outlier[at] = context.rank, context.outlier
-    return pd.DataFrame({"patient_rank": pd.array(rank, "Int64"), "outlier": outlier})
+    found = context_by_patient(patient.astype(object).where(patient.notna(), None), logit)
+    rank = pd.array(found.rank, "Int64")
+    return pd.DataFrame({"patient_rank": rank, "outlier": found.outlier})
 
 # %% ../../nbs/predict/15_ensemble.ipynb #1460d57e
-def prediction_table(
-    store: Store,
-    logits: dict[int, np.ndarray],  # by fold, each (n,)
-    calibration: Calibration | None = None,  # None: no probability is given
-) -> pd.DataFrame:  # predictions.csv
-    "One row an image with its scores, those of each fold, its place in the patient, its status."
-    frame = store.table[["source", "image_name", "patient_id"]].copy()
-    said = combine(list(logits.values()), calibration)
-    frame["score"], frame["probability"] = said.score, said.probability
-    for k, logit in sorted(logits.items()):
-        frame[f"fold{k}"] = expit(logit)
-    context = within_patient(patient_key(frame), said.logit)
-    frame = pd.concat([frame, context], axis=1).assign(status="ok")
-    if len(store.rejected):
-        lost = store.rejected[["source", "image_name"]].copy()
-        lost["status"] = "rejected: " + store.rejected["reason"]
-        frame = pd.concat([frame, lost], ignore_index=True)
-    return frame
-
-
 def describe(ensemble: Ensemble) -> str:
     "One line for people: which folds speak, which are missing."
     archs: Sequence[str] = sorted({m.arch for m in ensemble.models.values()})

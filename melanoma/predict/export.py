@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+
 from ..core.errors import MelanomaError, MissingWeights, OtherParameters
 from ..core.files import atomic_path, file_sha256, package_versions, read_json, write_json
 from ..core.locks import alone, reading
@@ -29,7 +30,7 @@ from .graph import graph_paths, open_graph, stale_folds
 from .onnx import write_onnx
 from .ood import Gate, fit_gate
 from .parity import BOUNDS, parity
-from .runtimes import RUNTIMES, VERSION, Scored, cpu_has_bf16
+from .runtimes import RUNTIMES, VERSION, ModelOutput, cpu_has_bf16
 from ..run.layout import Run
 from ..run.manifest import why_outdated
 
@@ -127,7 +128,7 @@ def learn_gate(
     return sight, fit_gate(torch.cat(seen).numpy())
 
 
-def _heat_scale(scored: Scored) -> float | None:  # None where there is no map
+def _heat_scale(scored: ModelOutput) -> float | None:  # None where there is no map
     "The activation that is painted in full: what 95 % of images stay below."
     if scored.activation is None:
         return None
@@ -178,7 +179,9 @@ def check_parity(
     images: np.ndarray,  # uint8 (n, size, size, 3)
     target: np.ndarray,  # (n,), 0/1; −1 where not known
     say: Callable[[str], None] = print,
-) -> tuple[dict[str, Any], Scored]:  # parity by way of running it, and what OpenVINO gave in fp32
+) -> tuple[
+    dict[str, Any], ModelOutput
+]:  # parity by way of running it, and what OpenVINO gave in fp32
     "Parity of every runtime; an error where fp32 does not pass."
     with torch.inference_mode():
         parts = [module(torch.from_numpy(images[i : i + 32]))[0] for i in range(0, len(images), 32)]
@@ -190,7 +193,7 @@ def check_parity(
     for name, runtime, precision in ways:
         engine = RUNTIMES[runtime](path, precision)
         batches = [engine(images[i : i + 16]) for i in range(0, len(images), 16)]
-        scored = Scored.joined(batches)
+        scored = ModelOutput.joined(batches)
         kept = kept or scored
         said = found[name] = parity(reference, scored.logits, target, BOUNDS[precision])
         dauroc = "" if said["dauroc"] is None else f", ΔAUROC {said['dauroc']:+.5f}"

@@ -24,24 +24,24 @@ import prometheus_client as prometheus
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from .. import __version__
 from ..core.parallel import usable_cpus
 from .batching import Busy
 from .middleware import Guard, as_problem, problem_response
 from .problems import PROBLEMS, Problem
 from melanoma.serve.responses import (
-    Answerer,
     LesionAnswer,
     PatientAnswer,
     ProblemDocument,
+    ResponseBuilder,
     model_card,
 )
-from .service import Looked, Service
+from .service import DecodedUpload, Service
 from .telemetry import log
 from .uploads import READ
-from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
-
-from .. import __version__
 
 # %% ../../nbs/serve/30_app.ipynb #c71ad73f
 EXAMPLES = {"lesion-1": (1, False), "lesion-2": (4, True)} | {
@@ -53,6 +53,7 @@ EXAMPLES = {"lesion-1": (1, False), "lesion-2": (4, True)} | {
 def example(name: str) -> bytes:  # JPEG
     "A drawn lesion; those of the patient share one skin, one camera and one kind of mole."
     import cv2
+
     from melanoma.data.drawing import draw_lesion, draw_patient
 
     seed, melanoma = EXAMPLES[name]
@@ -148,14 +149,16 @@ def make_app(
         return answer
 
     def answer_of(
-        answerer: Answerer, one: Looked, prevalence: float | None, heatmap: bool
+        responses: ResponseBuilder, one: DecodedUpload, prevalence: float | None, heatmap: bool
     ) -> dict[str, Any]:
         if one.scored is None:
             assert one.refusal
-            return counted(answerer.refused(one.refusal))
-        return counted(answerer.answer(one.scored, one.image, prevalence, heatmap))
+            return counted(responses.refused(one.refusal))
+        return counted(responses.answer(one.scored, one.image, prevalence, heatmap))
 
-    async def score(request: Request, fieldname: str, most: int) -> tuple[list[Looked], Answerer]:
+    async def score(
+        request: Request, fieldname: str, most: int
+    ) -> tuple[list[DecodedUpload], ResponseBuilder]:
         client = request.client.host if request.client else ""
         body = request.stream()
         return await service.score(request.headers, body, fieldname, most, pool, client)
@@ -170,8 +173,8 @@ def make_app(
         request: Request, prevalence: Prevalence = None, heatmap: Heatmap = False
     ) -> Response:
         "One image of one lesion."
-        [one], answerer = await score(request, "image", 1)
-        answer = answer_of(answerer, one, prevalence, heatmap)
+        [one], responses = await score(request, "image", 1)
+        answer = answer_of(responses, one, prevalence, heatmap)
         return Response(LesionAnswer(**answer).model_dump_json(), media_type="application/json")
 
     @app.post(
@@ -185,19 +188,19 @@ def make_app(
     ) -> Response:
         "All lesions of one patient: each answered as alone, ranked, and the odd one marked."
         most = service.settings.limits.max_images
-        looked, answerer = await score(request, "images", most)
-        answers = [answer_of(answerer, one, prevalence, heatmap) for one in looked]
-        whole = answerer.patient(
-            answers, [one.scored for one in looked], [one.name for one in looked]
+        decoded, responses = await score(request, "images", most)
+        answers = [answer_of(responses, one, prevalence, heatmap) for one in decoded]
+        whole = responses.patient(
+            answers, [one.scored for one in decoded], [one.name for one in decoded]
         )
-        asked = prevalence or (answerer.platt.prevalence if answerer.platt else None)
-        body = PatientAnswer(**whole, prevalence=asked, model=answerer.model)
+        asked = prevalence or (responses.platt.prevalence if responses.platt else None)
+        body = PatientAnswer(**whole, prevalence=asked, model=responses.model)
         return Response(body.model_dump_json(), media_type="application/json")
 
     @app.get("/v1/model", responses=_problems(*EVERYWHERE, 503))
     async def model() -> dict[str, Any]:
         "The model card."
-        return model_card(service.ready().answerer, asdict(service.settings.limits))
+        return model_card(service.ready().responses, asdict(service.settings.limits))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

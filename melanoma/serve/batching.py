@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ..core.errors import MelanomaError
-from ..predict.runtimes import Scored
+from ..predict.runtimes import ModelOutput
 
 # %% ../../nbs/serve/00_batching.ipynb #d0017a68
 class Busy(MelanomaError):
@@ -38,14 +39,14 @@ class Waiting:
 
     pixels: np.ndarray  # uint8 (size, size, 3)
     deadline: float  # on time.monotonic's clock
-    future: "asyncio.Future[Scored]"
+    future: "asyncio.Future[ModelOutput]"
 
 
 @dataclass
 class Batcher:
     "Scores images in batches, from as many coroutines as like."
 
-    score: Callable[[np.ndarray], Scored]  # uint8 (n, size, size, 3) → n scores
+    score: Callable[[np.ndarray], ModelOutput]  # uint8 (n, size, size, 3) → n scores
     max_batch: int = 4
     capacity: int = 256  # images that are let in at a time
     deadline: float = 10.0  # seconds from an image's arrival to its score
@@ -96,7 +97,7 @@ class Batcher:
     async def __call__(
         self,
         images: list[np.ndarray],  # each uint8 (size, size, 3)
-    ) -> list[Scored]:  # each of one image
+    ) -> list[ModelOutput]:  # each of one image
         "Score the images of one request. A set of many gets as many deadlines as it fills batches."
         loop = asyncio.get_running_loop()
         allowed = self.deadline * math.ceil(len(images) / self.max_batch)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+
 from ..core.errors import BadInput, MelanomaError
 from .app import make_app
 from .connections import PlainHttp, WatchedServer, most_connections
