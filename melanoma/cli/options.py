@@ -20,7 +20,7 @@ import typer
 
 from ..core.errors import BadInput
 from ..core.names import readable
-from ..run.config import DEFAULTS, KINDS
+from ..run.config import DEFAULTS, KINDS, PredictConfig, TrainConfig
 from ..run.layout import known_runs
 
 # %% ../../nbs/cli/00_options.ipynb #ac20ed6b
@@ -114,12 +114,8 @@ def complete_parameter(ctx: typer.Context, incomplete: str) -> list[str]:
         return [arch for arch in architectures() if arch.startswith(incomplete)]
     if name:
         return []
-    known = set(DEFAULTS) - {"run", "fold"}
-    if ctx.command.name == "predict":
-        from melanoma.stages.runner import stage_notebook, stage_parameters
-
-        known = set(stage_parameters(stage_notebook("predict"))) - {"run"}
-    return sorted(k for k in known if k.startswith(incomplete))
+    known = PredictConfig.names() if ctx.command.name == "predict" else TrainConfig.names()
+    return sorted(k for k in known if k != "fold" and k.startswith(incomplete))
 
 # %% ../../nbs/cli/00_options.ipynb #a345abeb
 def rephrase(
