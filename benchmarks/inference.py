@@ -20,13 +20,14 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import numpy as np
 import torch
+from PIL import Image
+from scipy.special import expit
+
 from melanoma.predict.ensemble import load_ensemble
 from melanoma.predict.export import export_run
 from melanoma.predict.graph import graph_paths, open_graph
 from melanoma.predict.runtimes import OpenVino, cpu_has_bf16
 from melanoma.run.layout import Run
-from PIL import Image
-from scipy.special import expit
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 TORCH_START = """

@@ -19,13 +19,14 @@ os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
 
 import cv2
 import numpy as np
+from PIL import Image, ImageCms
+
 from melanoma.core.parallel import ordered_map
 from melanoma.data.build import build_store
 from melanoma.data.decoding import decode
 from melanoma.data.preprocessing import Preprocessing, resize
 from melanoma.data.sources import Source
 from melanoma.data.table import lesion_table
-from PIL import Image, ImageCms
 
 SIZES = ((4000, 3000), (6000, 4000))
 

@@ -22,14 +22,15 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import cv2
 import numpy as np
 import pandas as pd
-from melanoma.data.preprocessing import resize
-from melanoma.run.layout import Run
-from melanoma.serve.service import Service, look
-from melanoma.serve.settings import Settings
-from melanoma.serve.uploads import Limits, Upload
 from PIL import Image, ImageOps
 from skimage import data as bundled
 from sklearn.datasets import load_digits, load_sample_images
+
+from melanoma.data.preprocessing import resize
+from melanoma.run.layout import Run
+from melanoma.serve.service import Service, decode
+from melanoma.serve.settings import Settings
+from melanoma.serve.uploads import Limits, Upload
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
 PICTURES = """astronaut camera cat chelsea coffee coins colorwheel grass gravel brick page text
@@ -97,7 +98,7 @@ def encoded(pixels: np.ndarray) -> bytes:
 def answer(service: Service, data: bytes) -> dict:
     "What the service says of one image."
     answerer, batcher = service.ready()
-    one = look(Upload(0, "x", data), answerer.rule, Limits())
+    one = decode(Upload(0, "x", data), answerer.predictor, Limits())
     if one.refusal:
         return answerer.refused(one.refusal)
     return answerer.answer(batcher.score(one.square[None]), one.image)

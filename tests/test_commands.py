@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import melanoma, succeed
+
 from melanoma.cli.doctor import look_at_project, writable
 from melanoma.cli.findings import Report, look_at_kernel
 from melanoma.core.files import write_json

@@ -13,14 +13,14 @@ import pytest
 import torch
 from conftest import TINY, melanoma
 
-from melanoma.core import files as core
-from melanoma.core.files import atomic_path, read_json, write_text
+from melanoma.core.files import atomic_path, file_sha256, read_json, write_text
 from melanoma.core.locks import reading
 from melanoma.data.duplicates import NEAR, join_duplicates
 from melanoma.data.sources import Source, source_images
 from melanoma.model.checkpoint import create_model, save_checkpoint
 from melanoma.run.config import TrainConfig
 from melanoma.run.layout import Run
+from melanoma.run.manifest import finished, write_manifest
 from melanoma.train import fold as training
 
 
@@ -85,22 +85,22 @@ def test_a_state_that_cannot_be_read_starts_the_fold_anew(tmp_path, capsys, left
     run = Run.named("tiny", tmp_path)
     run.weights.mkdir(parents=True)
     run.fold_last(0).write_bytes(left)
-    assert training.kept_state(run, TrainConfig(), "ticket") is None
+    assert training.kept_state(run, TrainConfig(), "fingerprint") is None
     assert "fold0.last.pt cannot be read" in capsys.readouterr().out
-    keep = training.keep_state(run, TrainConfig(), "ticket")
+    keep = training.keep_state(run, TrainConfig(), "fingerprint")
     keep({"history": [{"epoch": 1}], "epoch": 1})
-    assert training.kept_state(run, TrainConfig(), "ticket")["epoch"] == 1
+    assert training.kept_state(run, TrainConfig(), "fingerprint")["epoch"] == 1
 
 
 def test_a_manifest_vouches_for_bytes(tmp_path, capsys):
     manifest, table = tmp_path / "manifest.json", tmp_path / "oof.csv"
     table.write_text("image_name,logit\n")
-    core.write_manifest(manifest, "fold 0 of run tiny", {}, {}, ["oof.csv"])
+    write_manifest(manifest, "fold 0 of run tiny", {}, {}, ["oof.csv"])
     mark = read_json(manifest)["files"]["oof.csv"]
-    assert mark == {"size": 17, "sha256": core.file_sha256(table)}
-    assert core.finished(manifest, {}, {})
+    assert mark == {"size": 17, "sha256": file_sha256(table)}
+    assert finished(manifest, {}, {})
     table.write_text("")
-    assert not core.finished(manifest, {}, {})
+    assert not finished(manifest, {}, {})
     assert "fold 0 of run tiny is done again: gone or not whole: oof.csv" in capsys.readouterr().out
 
 

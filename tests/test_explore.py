@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, seen_in, succeed
 from jupyter_client.manager import start_new_kernel
+
 from melanoma.core.errors import BadInput
 from melanoma.evaluation.fold_table import fold_table
 from melanoma.evaluation.gallery import Board

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, melanoma, serving, succeed
+from PIL import Image
+
 from melanoma.core.errors import MelanomaError
 from melanoma.run.layout import Run
-from PIL import Image
 
 
 @pytest.fixture()
@@ -79,6 +80,7 @@ def test_the_weights_folder_alone_can_be_served(copy, tmp_path):
 
 def test_a_graph_that_differs_from_torch_is_refused(exported):
     import torch
+
     from melanoma.data.store import Store
     from melanoma.predict.ensemble import load_ensemble
     from melanoma.predict.ensemble_graph import EnsembleGraph
@@ -175,6 +177,7 @@ SHALLOW = {  # a family's layers, few of them
 @pytest.mark.parametrize("arch", SHALLOW)
 def test_token_and_channels_last_models_run_as_graphs(arch, tmp_path):
     import torch
+
     from melanoma.model.classifier import build
     from melanoma.predict.ensemble_graph import EnsembleGraph
     from melanoma.predict.onnx import write_onnx

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import succeed
-from melanoma.stats.summary import summary
 from PIL import Image
+
+from melanoma.stats.summary import summary
 
 FILE = Path("output") / "tiny" / "metrics_external.json"
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import dicom, inflating_dicom
+from PIL import Image, ImageCms
+
 from melanoma.core.errors import BadImage
 from melanoma.data.build import build_store
 from melanoma.data.decoding import OtherKind, decode, read_image
@@ -18,7 +20,6 @@ from melanoma.data.jpeg import jpeg_marks
 from melanoma.data.preprocessing import Preprocessing
 from melanoma.data.sources import Source
 from melanoma.data.table import lesion_table
-from PIL import Image, ImageCms
 
 # profiles, written by hand: no library makes others than sRGB
 

@@ -25,6 +25,9 @@ import psutil
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, melanoma, succeed
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from melanoma.core.errors import BadInput
 from melanoma.core.files import read_json, write_json
 from melanoma.data.table import lesion_table, parse_sources
@@ -39,8 +42,6 @@ from melanoma.kaggle.wheels import kaggle_image, needs_of, satisfies
 from melanoma.predict.submission import check_submission
 from melanoma.run.layout import Run
 from melanoma.stages.runner import stage_parameters
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 GIGABYTES = 16
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="links and namespaces of Linux")

@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, melanoma, seen_in
+
 from melanoma.core.files import impersonal, read_json
 from melanoma.evaluation.oof import NAMES, fit_run, pairs_of_folds
 from melanoma.kaggle.sources import anonymous, same_names, use_split

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import dicom, inflating_dicom
+
 from melanoma.core.errors import BadImage, BadTable
 from melanoma.core.reading import MAX_TABLE, table_bytes
 from melanoma.data.decoding import read_image

@@ -6,6 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    roc_auc_score,
+    roc_curve,
+)
+
 from melanoma.core.errors import BadInput
 from melanoma.stats.bootstrap import bootstrap, drawn_counts
 from melanoma.stats.clustered import shares, wilson
@@ -19,13 +27,6 @@ from melanoma.stats.metrics import (
     sensitivity_at_specificity,
 )
 from melanoma.stats.summary import intervals, summary, summary_by
-from scipy.stats import norm
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    roc_auc_score,
-    roc_curve,
-)
 
 
 def study(patients: int, seed: int, own: float = 1.0, most: int = 12, decimals: int = 2):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import melanoma, succeed
+
 from melanoma.core.errors import BadTable
 from melanoma.core.names import on_disk, readable
 from melanoma.core.reading import read_bytes, stamp

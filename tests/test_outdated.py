@@ -69,7 +69,7 @@ def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, d
 
 
 def test_a_graph_does_not_take_a_calibration_of_other_weights(root):
-    from melanoma.serve.responses import graph_calibration
+    from melanoma.predict.predictor import graph_calibration
 
     run = Run.named("tiny", root)
     digests = json.loads(run.calibration.read_text())["made_from"]

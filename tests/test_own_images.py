@@ -21,7 +21,11 @@ from melanoma.data.store import Store
 from melanoma.data.table import Source, lesion_table, parse_sources
 from melanoma.evaluation.gallery import Board, patient_names
 from melanoma.predict.blend import blend_table
-from melanoma.predict.ensemble import prediction_table, within_patient
+from melanoma.predict.ensemble import within_patient
+from melanoma.predict.predictor import Predictor
+from melanoma.predict.runtimes import ModelOutput
+from melanoma.predict.sources import prediction_table
+from melanoma.run.layout import Run
 
 
 def photo(path: Path, seed: int = 0) -> Path:
@@ -82,9 +86,16 @@ def test_patients_of_two_sources_are_two_and_those_of_the_archive_one(clinics):
 def test_predictions_and_blends_rank_within_each_clinics_patient(clinics, tmp_path):
     store = build_store(lesion_table(clinics), tmp_path / "store", [32])
     logits = np.array([0.0, 1, 2, 0, 0, 10, 11, 12, 0, 1])
-    found = prediction_table(store, {0: logits})
+
+    def table_of(logits: np.ndarray) -> pd.DataFrame:
+        says = ModelOutput.named({"logits": logits[:, None]})
+        rule, run = store.preprocessing, Run.named("none", tmp_path)
+        predictor = Predictor(run, rule, [0], 1, lambda images: iter([says]), None, "")
+        return prediction_table(store, predictor.predict(store))
+
+    found = table_of(logits)
     assert found["patient_rank"].tolist() == [3, 2, 1, 1, 2, 3, 2, 1, 1, 1]
-    alone = prediction_table(store, {0: np.r_[logits[:5], logits[:5]]})
+    alone = table_of(np.r_[logits[:5], logits[:5]])
     assert alone["outlier"].iloc[:3].tolist() == alone["outlier"].iloc[5:8].tolist()
     blend = blend_table({"one": found, "two": found})
     assert blend["patient_rank"].tolist() == found["patient_rank"].tolist()

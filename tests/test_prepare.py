@@ -24,7 +24,7 @@ from test_tables_folds import contents
 
 from melanoma.core.errors import BadImage, BadInput, MelanomaError
 from melanoma.core.parallel import ordered_map
-from melanoma.data import build
+from melanoma.data import build, decode_many
 from melanoma.data.build import build_store
 from melanoma.data.decoding import decode, read_image
 from melanoma.data.duplicates import NEAR, duplicate_pairs, near_pairs, perceptual_hash
@@ -207,7 +207,7 @@ def test_a_script_without_a_guard_is_told_so_and_no_image_is_blamed(tmp_path):
 
 def test_an_unforeseen_error_costs_its_image_alone(tmp_path, monkeypatch):
     table = folder_of(tmp_path / "photos", 10)
-    whole, calls = build.perceptual_hash, []
+    whole, calls = decode_many.perceptual_hash, []
 
     def odd(image):
         calls.append(image)
@@ -215,7 +215,7 @@ def test_an_unforeseen_error_costs_its_image_alone(tmp_path, monkeypatch):
             raise ArithmeticError("too dark")
         return whole(image)
 
-    monkeypatch.setattr(build, "perceptual_hash", odd)
+    monkeypatch.setattr(decode_many, "perceptual_hash", odd)
     store = build_store(table, tmp_path / "store", [32])
     said = dict(zip(store.rejected["image_name"], store.rejected["reason"], strict=True))
     assert said.pop("photo0002") == "cannot be decoded: ArithmeticError: too dark"
@@ -269,8 +269,9 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
     table.to_parquet(tmp_path / "table.parquet")
     store = tmp_path / "store"
     code = (
-        "import pandas as pd\nfrom pathlib import Path\nfrom melanoma.data import build\n"
-        "build.CHUNK = 20\n"
+        "import pandas as pd\nfrom pathlib import Path\n"
+        "from melanoma.data import build, decode_many\n"
+        "decode_many.CHUNK = 20\n"
         f"table = pd.read_parquet({str(tmp_path / 'table.parquet')!r})\n"
         f"build.build_store(table, Path({str(store)!r}), [32, 64], workers=2)\n"
     )
@@ -292,7 +293,7 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
             asked.extend(job[0] for job in jobs)
             return ordered_map(function, jobs, *rest)
 
-        patch.setattr(build, "ordered_map", watched)
+        patch.setattr(decode_many, "ordered_map", watched)
         build_store(table, store, [32, 64], workers=2)
     assert asked == list(range(done, 400))  # what the journal vouches for is not read again
     assert contents(store) == expected
@@ -300,14 +301,14 @@ def test_killed_three_times_the_store_has_the_same_bytes(many, tmp_path):
 
 def test_two_processes_do_not_prepare_one_store(many, tmp_path, monkeypatch):
     table, expected = many
-    whole = build._fill
+    whole = build.fill_arrays
 
     def meanwhile(*arguments):
         with pytest.raises(BadInput, match="store is in use: .* is being prepared"):
             build_store(table, tmp_path / "store", [32, 64])
         return whole(*arguments)
 
-    monkeypatch.setattr(build, "_fill", meanwhile)
+    monkeypatch.setattr(build, "fill_arrays", meanwhile)
     build_store(table, tmp_path / "store", [32, 64])
     assert contents(tmp_path / "store") == expected
 
@@ -325,13 +326,13 @@ def test_an_image_that_brings_the_decoder_down_is_rejected(tmp_path, monkeypatch
     table = folder_of(tmp_path / "photos", 40)
     killer = Path(table["path"].iloc[5])
     killer.write_bytes(killer.read_bytes()[:-2] + b"CRASH")
-    monkeypatch.setattr(build, "_read_job", crash_on_mark)
+    monkeypatch.setattr(decode_many, "read_job", crash_on_mark)
     store = build_store(table, tmp_path / "store", [32], workers=2)
     assert len(store) == 37  # 2 of 40 are broken anyway
     assert "the decoder crashed on it" in store.rejected["reason"].tolist()
 
 
-read_job = build._read_job
+read_job = decode_many.read_job
 
 
 def crash_on_mark(job, rules):
@@ -369,10 +370,10 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_decoded(many, tm
 
 def test_a_disk_that_fills_up_says_so_and_a_larger_one_goes_on(many, tmp_path, monkeypatch):
     table, expected = many
-    monkeypatch.setattr(build, "CHUNK", 20)
+    monkeypatch.setattr(decode_many, "CHUNK", 20)
     with small_disk(tmp_path / "disk", "size=2m") as disk:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build, "_need_space", lambda *_: None)
+            patch.setattr(decode_many, "need_space", lambda *_: None)
             with pytest.raises(MelanomaError, match="is full. Make room"):
                 build_store(table, disk / "store", [32, 64], workers=2)
         assert not (disk / "store" / "manifest.json").exists()
@@ -417,7 +418,7 @@ def test_files_that_vanish_while_reading_are_rejected_and_the_rest_kept(tmp_path
             Path(table["path"].iloc[i]).unlink()
         return ordered_map(function, jobs, *rest)
 
-    monkeypatch.setattr(build, "ordered_map", vanish)
+    monkeypatch.setattr(decode_many, "ordered_map", vanish)
     store = build_store(table, tmp_path / "store", [32], workers=2)
     reasons = store.rejected.set_index("image_name")["reason"]
     assert [f"photo{i:04}" for i in gone] == reasons.index[reasons.str.contains("No such")].tolist()
@@ -439,7 +440,7 @@ def test_an_error_without_a_better_word_says_that_nothing_is_lost(many, tmp_path
     def broken(handle):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(build.os, "fsync", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(MelanomaError, match="Input/output error. Nothing is lost"):
         build_store(table, tmp_path / "store", [32], workers=1)
 

@@ -22,9 +22,10 @@ import httpx
 import numpy as np
 import pytest
 from conftest import REPOSITORY, dicom, inflating_dicom, melanoma, serving
+from PIL import Image
+
 from melanoma.serve.problems import Problem
 from melanoma.stats.calibration import logit, shift_prevalence, sigmoid
-from PIL import Image
 
 KEY = "a-key-of-the-clinic-2020"
 QUIET = ("--run", "tiny")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from melanoma.core.errors import BadFolds, BadTable, MelanomaError
 from melanoma.data import build as build_module
+from melanoma.data import decode_many
 from melanoma.data.build import build_store
 from melanoma.data.decoding import decode
 from melanoma.data.folds import assign_folds, fold_rows, fold_table
@@ -630,7 +631,7 @@ def test_two_arrays_become_one_store_in_the_order_of_the_table(data, tmp_path):
 
 def test_a_finished_store_is_not_made_again(data, tmp_path, monkeypatch):
     build_store(table_of(data, "folder"), tmp_path, [SIZE])
-    monkeypatch.setattr(build_module, "_read_one", None)
+    monkeypatch.setattr(decode_many, "read_one", None)
     assert len(build_store(table_of(data, "folder"), tmp_path, [SIZE])) == 17
 
 
@@ -817,7 +818,7 @@ def undisturbed(data, tmp_path, monkeypatch) -> tuple[pd.DataFrame, dict[str, by
     copy = shutil.copytree(data / "folder", tmp_path / "data")
     (copy / "benign" / "f1.png").write_bytes(b"")
     (copy / "benign" / "f8.png").write_text("no image")
-    monkeypatch.setattr(build_module, "CHUNK", 4)
+    monkeypatch.setattr(decode_many, "CHUNK", 4)
     table = lesion_table(parse_sources(f"folder={copy}"))
     build_store(table, tmp_path / "whole", [SIZE, 48])
     return table, contents(tmp_path / "whole")
@@ -825,14 +826,14 @@ def undisturbed(data, tmp_path, monkeypatch) -> tuple[pd.DataFrame, dict[str, by
 
 def kill_at(monkeypatch, row: int, error: BaseException) -> None:
     "Let the decoding of one row raise."
-    whole = build_module._read_one
+    whole = decode_many.read_one
 
     def dying(index, *rest):
         if index == row:
             raise error
         return whole(index, *rest)
 
-    monkeypatch.setattr(build_module, "_read_one", dying)
+    monkeypatch.setattr(decode_many, "read_one", dying)
 
 
 @pytest.mark.parametrize("row", [0, 3, 4, 9, 16])
@@ -895,11 +896,11 @@ def full_disk(*arguments, **named):
 
 
 def break_fsync(patch) -> None:
-    patch.setattr(build_module.os, "fsync", full_disk)
+    patch.setattr(os, "fsync", full_disk)
 
 
 def break_tables(patch) -> None:
-    patch.setattr(build_module, "_write_tables", full_disk)
+    patch.setattr(build_module, "write_tables", full_disk)
 
 
 def break_manifest(patch) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from . import commands
 from .demo import DEMO_RUN, demo_model
 from .demo import demo as tell_demo
 from melanoma.cli.options import (
@@ -33,8 +35,6 @@ from ..core.packages import need_packages
 from ..core.text import visible
 from ..run.layout import Run, find_run, known_runs
 from ..run.status import next_command, run_status
-
-from . import commands
 
 # %% ../../nbs/cli/25_main.ipynb #a5978db4
 app = typer.Typer(

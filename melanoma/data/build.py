@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+
 from ..core.errors import BadImage, BadInput, MelanomaError
 from ..core.files import FULL, atomic_path, digest, is_disk_full
 from ..core.locks import alone

@@ -10,8 +10,9 @@ import functools
 import io
 
 import numpy as np
-from ..core.errors import BadImage
 from PIL import Image, ImageCms
+
+from ..core.errors import BadImage
 
 # %% ../../nbs/data/52_colour.ipynb #3742bbdb
 MOST_PROFILE = 4_000_000  # bytes of an ICC profile: those of printing presses come near

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from ..core.archive import place
 from ..core.containers import open_container
 from ..core.errors import BadTable

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
 from ..core.errors import BadImage, BadInput
 from ..core.reading import read_bytes
 from .colour import to_srgb, to_srgb_rgb
 from .dicom import ENCRYPTED, dicom_picture, is_dicom, is_enveloped
 from .jpeg import jpeg_marks
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # %% ../../nbs/data/53_decoding.ipynb #a49340a8
 MAX_PIXELS = 250_000_000  # a 16k × 16k image; more is a decompression bomb or a mistake

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from ..core.archive import Place, walk
 from ..core.errors import BadTable
 from ..core.names import IMAGE_SUFFIXES, plain, readable

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from ..core.containers import open_container
 from ..core.errors import BadTable
 from ..core.text import shown

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
+
 from ..core.archive import Place, walk
 from ..core.errors import BadTable
 from ..core.names import bare, fold, plain, readable

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+
 from ..core.archive import Place
 from ..core.errors import BadTable
 from ..core.names import bare, plain

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+
 from ..core.errors import BadInput
 from .drawing import draw_lesion, draw_patient
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from ..core.files import impersonal, read_json, write_text
 from melanoma.data.disclaimers import (
     DRAWN,

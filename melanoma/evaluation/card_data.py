@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+
 from ..core.errors import BadInput
 from ..core.files import read_json
 from ..data.disclaimers import only_drawings, training_data, weights_licence

@@ -16,6 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+from sklearn.metrics import precision_recall_curve, roc_curve
+
 from ..core.errors import BadInput
 from ..core.text import visible
 from ..core.validation import check_pair, check_probability
@@ -23,8 +26,6 @@ from ..stats.calibration import logit, sigmoid
 from ..stats.clustered import shares, wilson
 from ..stats.metrics import auroc_interval, equal_mass_bins
 from ..stats.summary import intervals
-from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 # %% ../../nbs/evaluation/05_plots.ipynb #fd60bc4e
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # benign or first, melanoma or second, aids

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from ..core.errors import BadInput
 from ..core.files import atomic_path, read_json, write_json
 from ..data.disclaimers import DRAWN, KNOWN, LICENCE, only_drawings, training_data

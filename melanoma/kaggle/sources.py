@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from ..core.errors import BadInput
 from ..core.files import atomic_path, digest, read_json
 from ..core.text import shown

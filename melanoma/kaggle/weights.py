@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+
 from ..core.errors import BadInput
 from ..core.files import read_json
 from ..core.text import shown

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
+from safetensors.torch import load_file, save_file
+
 from ..core.errors import BadInput, MissingWeights
 from ..core.files import atomic_path, file_sha256
 from .classifier import Classifier, build
@@ -29,7 +31,6 @@ from melanoma.model.pretrained import (
     read_weights,
     torch_cache,
 )
-from safetensors.torch import load_file, save_file
 
 # %% ../../nbs/model/10_checkpoint.ipynb #cffd43af
 LITE_PACKAGES = {

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import BadInput
 from safetensors import SafetensorError, safe_open
+
+from ..core.errors import BadInput
 
 # %% ../../nbs/model/00_header.ipynb #31233b1b
 def read_header(

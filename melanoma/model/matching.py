@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from ..core.errors import MissingWeights
 
 # %% ../../nbs/model/04_matching.ipynb #efc5ef4c

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+
 from ..core.errors import MissingWeights
 from ..core.files import project_root
 from ..core.text import shown
-from safetensors import SafetensorError
 
 # %% ../../nbs/model/02_pretrained.ipynb #e36454b2
 KNOWN_FILES = {"se_resnext50_32x4d": "se_resnext50_32x4d-a260b3a4.pth"}

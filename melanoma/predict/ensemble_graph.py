@@ -7,11 +7,12 @@ __all__ = ['SIGHT', 'SIGHT_SIZE', 'EnsembleGraph', 'see']
 
 # %% ../../nbs/predict/26_ensemble_graph.ipynb #46459160
 import torch
+from torch import nn
+
 from ..data.dataset import dihedral, mean_of_views
 from ..model.checkpoint import Classifier
 from .ood import Gate
 from .runtimes import OUTPUTS
-from torch import nn
 
 # %% ../../nbs/predict/26_ensemble_graph.ipynb #1bc9fbba
 SIGHT = "tf_efficientnet_lite0"  # with ImageNet's weights; its features tell lesions from the rest

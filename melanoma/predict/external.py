@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+
 from ..core.files import file_sha256, impersonal, read_json, write_json
 from ..data.seen import SIGNS, seen_by
 from ..data.sources import Source

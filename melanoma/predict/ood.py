@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
 from ..core.errors import BadInput
 from ..data.decoding import Decoded
 

@@ -9,10 +9,11 @@ __all__ = ['BOUNDS', 'parity']
 from typing import Any
 
 import numpy as np
-from ..core.errors import MelanomaError
-from ..stats.metrics import auroc
 from scipy.special import expit
 from scipy.stats import spearmanr
+
+from ..core.errors import MelanomaError
+from ..stats.metrics import auroc
 
 # %% ../../nbs/predict/28_parity.ipynb #9df733e1
 BOUNDS = {  # precision → largest |Δp|, least rank correlation, largest |ΔAUROC|

@@ -14,8 +14,9 @@ from typing import Any
 
 import httptools
 import uvicorn
-from .problems import Problem
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .problems import Problem
 
 # %% ../../nbs/serve/33_connections.ipynb #34c47cac
 _OFFERS = (b"upgrade", b"http2-settings")  # headers, and their names in Connection

@@ -20,13 +20,14 @@ from urllib.parse import quote, urlsplit
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
 from .batching import Busy, Late
 from .problems import PROBLEMS, Problem
 from .service import Service
 from .settings import is_loopback
 from .telemetry import log
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 # %% ../../nbs/serve/25_middleware.ipynb #3b78c6c2
 ROUTES = ("/", "/v1/predict", "/v1/patient", "/v1/model", "/healthz", "/readyz", "/metrics")

@@ -16,8 +16,9 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .problems import Problem
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
+
+from .problems import Problem
 
 # %% ../../nbs/serve/05_uploads.ipynb #02dc8e79
 MEGA = 1_000_000

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from ..core.errors import BadInput
-from ..core.validation import check_pair, check_probability
-from .clustered import clustered_covariance, group_numbers
 from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
+
+from ..core.errors import BadInput
+from ..core.validation import check_pair, check_probability
+from .clustered import clustered_covariance, group_numbers
 
 # %% ../../nbs/stats/15_metrics.ipynb #de972c06
 def auroc(

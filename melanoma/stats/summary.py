@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+
 from ..core.errors import BadInput
 from ..core.validation import check_pair
 from .bootstrap import bootstrap, resampled_interval
 from .clustered import group_numbers, is_clustered
 from .metrics import METRICS, auroc_interval, rarer_class
-from numpy.typing import ArrayLike
 
 # %% ../../nbs/stats/17_summary.ipynb #6d89b604
 def intervals(
