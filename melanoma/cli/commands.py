@@ -87,7 +87,7 @@ def prepare(
     }
     run_stage("prepare", values, home.folder / "prepare.ipynb", home.root)
 
-
+# %% ../../nbs/cli/05_commands.ipynb #634a1471
 def folds(
     run: RunName,
     n_folds: Annotated[int, typer.Option(help="How many.")] = FOLDS.n_folds,
@@ -108,7 +108,7 @@ def folds(
     values |= {"scheme": scheme}
     run_stage("folds", values | {"force": force}, home.folder / "folds.ipynb", home.root)
 
-
+# %% ../../nbs/cli/05_commands.ipynb #886ee727
 def train(
     run: RunName,
     folds: Annotated[str, typer.Option(help="0-4, or 0,2, or all.")] = "all",
@@ -126,7 +126,7 @@ def train(
     home = find_run(run)
     train_folds(home, folds, values | ({"force": True} if force else {}))
 
-
+# %% ../../nbs/cli/05_commands.ipynb #0220f0c5
 def evaluate(run: RunName) -> None:
     "Pool the held-out predictions: AUROC with interval, calibration, report."
     from melanoma.stages.runner import export_html, run_stage
@@ -137,7 +137,7 @@ def evaluate(run: RunName) -> None:
     export_html(report, report.with_suffix(".html"))
     print(f"report: {report.with_suffix('.html')}")
 
-
+# %% ../../nbs/cli/05_commands.ipynb #9b06e58f
 def predict(
     run: RunNames,
     source: Sources,

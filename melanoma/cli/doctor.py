@@ -37,7 +37,7 @@ def writable(folder: Path) -> str:  # empty: yes; else the reason
     except OSError as error:
         return f"{type(error).__name__}: {error.strerror} in {folder}"
 
-
+# %% ../../nbs/cli/15_doctor.ipynb #e896c9be
 def look_at_project(report: Report) -> None:
     "Folder, disk, data, weights, runs, port."
     root = project_root()
@@ -79,7 +79,7 @@ def look_at_project(report: Report) -> None:
             port = Finding(f"port {PORT} is taken", "melanoma serve --run NAME --port 8001", False)
             report.findings.append(port)
 
-
+# %% ../../nbs/cli/15_doctor.ipynb #51931227
 def look_at_weights(report: Report, root: Path) -> None:
     "Pretrained weights: in weights/, in packages, in the libraries' caches."
     local = sorted(p.name for p in (root / "weights").glob("*.[ps][ta]*") if p.is_file())
@@ -97,7 +97,7 @@ def look_at_weights(report: Report, root: Path) -> None:
     )
     look_at_default_weights(report)
 
-
+# %% ../../nbs/cli/15_doctor.ipynb #201b3580
 def look_at_default_weights(report: Report) -> None:
     "Can training start as it is called without an architecture?"
     from melanoma.model.pretrained import HUB, KNOWN_FILES, check_promise, hub_cache, local_weights
@@ -124,7 +124,7 @@ def look_at_default_weights(report: Report) -> None:
             report.findings.append(Finding(what, fix, essential=False))
     report.facts["weights"] += f"\n{arch}, the default: {said}"
 
-
+# %% ../../nbs/cli/15_doctor.ipynb #c0612c58
 def unreachable(
     url: str,
     seconds: float = 3.0,  # to wait for an answer

@@ -39,7 +39,7 @@ class Finding:
     def __str__(self) -> str:
         return f"{'FAILS' if self.essential else 'note '}  {self.what}\n       fix: {self.fix}"
 
-
+# %% ../../nbs/cli/12_findings.ipynb #b2996a04
 @dataclass
 class Report:
     "What was found."
@@ -110,7 +110,7 @@ def memory_limit() -> tuple[float, str]:  # bytes, and what sets them
                 return limit, "a limit of its control group"
     return total, "RAM"
 
-
+# %% ../../nbs/cli/12_findings.ipynb #629dc2d5
 def look_at_machine(report: Report) -> None:
     "Python, processors, memory, devices."
     report.facts["python"] = f"{platform.python_version()} on {platform.system()}: {sys.executable}"
@@ -142,7 +142,7 @@ def look_at_machine(report: Report) -> None:
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     report.facts["training on"] = told[0] if told else f"not known: {last[:200]}"
 
-
+# %% ../../nbs/cli/12_findings.ipynb #b557dd99
 def look_at_kernel(report: Report) -> None:
     "The Jupyter kernel that papermill starts."
     fix = f"{sys.executable} -m ipykernel install --sys-prefix --name python3"

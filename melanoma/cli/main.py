@@ -131,7 +131,7 @@ def fetch_kaggle(
     done = fetch.fetch_kaggle(slug, out, force)
     print(f"{slug} is in {done}; next: melanoma prepare --run NAME --source KIND={done}")
 
-
+# %% ../../nbs/cli/25_main.ipynb #cb3d70df
 @fetch_app.command("isic")
 def fetch_isic(
     out: Annotated[Path, typer.Argument(help="Folder.")] = Path("data/isic"),
@@ -154,7 +154,7 @@ app.add_typer(kaggle_app, name="kaggle")
 def kaggle_commands() -> None:
     "Kernels for Kaggle, whose output can be submitted."
 
-
+# %% ../../nbs/cli/25_main.ipynb #5edefa13
 @kaggle_app.command("build")
 def kaggle_build(
     run: RunName,
@@ -208,7 +208,7 @@ def runs() -> None:
         except BadInput as error:  # one damaged run hides no other
             print(f"{name:16} damaged: {error}")
 
-
+# %% ../../nbs/cli/25_main.ipynb #fc9fd6f3
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

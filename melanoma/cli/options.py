@@ -37,7 +37,7 @@ def join_parameters(
             joined.append(f"{name}={rest.pop(0)}" if rest else name)
     return joined
 
-
+# %% ../../nbs/cli/00_options.ipynb #13496628
 def given_parameters(
     pairs: list[str] | None,  # NAME=VALUE
 ) -> dict[str, str]:
@@ -50,7 +50,7 @@ def given_parameters(
         values[name] = value
     return values
 
-
+# %% ../../nbs/cli/00_options.ipynb #687da2d4
 def absolute_sources(
     sources: list[str],  # KIND=PATH, relative to the caller's folder
 ) -> str:  # as the notebooks take them
@@ -78,7 +78,7 @@ def architectures() -> list[str]:
         names |= set(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
     return sorted(names)
 
-
+# %% ../../nbs/cli/00_options.ipynb #d1c1dd17
 def paths(start: str) -> list[str]:  # folders end with a slash
     "What lies where a path begins so."
     folder, _, part = start.rpartition("/")
@@ -90,7 +90,7 @@ def paths(start: str) -> list[str]:  # folders end with a slash
     seen = [p for p in found if part.startswith(".") or not p.name.startswith(".")]
     return [f"{before}{p.name}{'/' if p.is_dir() else ''}" for p in seen[:200]]
 
-
+# %% ../../nbs/cli/00_options.ipynb #c29bee6e
 def complete_run(incomplete: str) -> list[str]:
     "Runs that exist."
     return [name for name in known_runs() if name.startswith(incomplete)]
@@ -106,7 +106,7 @@ def complete_source(incomplete: str) -> list[str]:
         return [f"{k}=" for k in near]
     return [f"{k}={found}" for k in near for found in paths(path)] or [f"{k}=" for k in near]
 
-
+# %% ../../nbs/cli/00_options.ipynb #6fd7cbb5
 def complete_parameter(ctx: typer.Context, incomplete: str) -> list[str]:
     "Names of the stage's parameters; after `arch` the architectures."
     name = os.environ.get(ASKED, "")
@@ -140,7 +140,7 @@ def rephrase(
         name = words.pop()
     return join_parameters(words), incomplete, name
 
-
+# %% ../../nbs/cli/00_options.ipynb #701ea478
 def understand_shell(
     environ: MutableMapping[str, str],  # os.environ
 ) -> None:

@@ -37,7 +37,7 @@ def split_archive(
             return archive, member
     return "", ""
 
-
+# %% ../../nbs/core/10_archive.ipynb #513ed61d
 @functools.lru_cache(maxsize=16)
 def _opened(archive: str, size: int, time: int, process: int) -> zipfile.ZipFile:
     try:
@@ -49,7 +49,7 @@ def _opened(archive: str, size: int, time: int, process: int) -> zipfile.ZipFile
     whole.NameToInfo = {info.filename: info for info in whole.filelist}
     return whole
 
-
+# %% ../../nbs/core/10_archive.ipynb #3bc9d720
 def open_archive(archive: str) -> zipfile.ZipFile:
     "An archive's directory, read once."
     stat = Path(archive).stat()
@@ -61,7 +61,7 @@ def is_clutter(name: str) -> bool:
     "Is this what macOS and Windows leave beside files, on sticks and in archives?"
     return name.startswith("._") or name in CLUTTER
 
-
+# %% ../../nbs/core/10_archive.ipynb #4507d3fb
 def place(
     path: str | Path,  # a file or folder, on disk or in an archive
 ) -> Place:
@@ -87,7 +87,7 @@ def walk(folder: Place) -> Iterator[Place]:
         if name.startswith(folder.at) and not name.endswith("/") and not clutter:
             yield zipfile.Path(folder.root, name)
 
-
+# %% ../../nbs/core/10_archive.ipynb #dec23419
 def _walk_disk(top: Path) -> Iterator[Path]:
     "Folders first, what is linked last; each folder once."
     seen: set[tuple[int, int]] = set()

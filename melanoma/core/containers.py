@@ -34,7 +34,7 @@ class Container(Protocol):
     def stamp(self, name: str) -> tuple[int, int]:
         "What changes when the image does; an unknown name raises KeyError."
 
-
+# %% ../../nbs/core/12_containers.ipynb #af2c0c34
 class Hdf5Images:
     "An HDF5 file with a dataset per image, whose value is the bytes of a JPEG."
 
@@ -76,7 +76,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:  # value, and where i
         if byte < 128:
             return value, at
 
-
+# %% ../../nbs/core/12_containers.ipynb #899013e6
 def _fields(
     data: memoryview,
 ) -> Iterator[tuple[int, Any, int]]:  # number, value, where the value begins
@@ -98,7 +98,7 @@ def _fields(
             raise ValueError(f"wire type {wire}")
         at = end
 
-
+# %% ../../nbs/core/12_containers.ipynb #9bae5aef
 def _feature(data: memoryview) -> tuple[Any, int]:  # first value or None, and where it begins
     "The first value of a tf.train.Feature: bytes (as a view), float or int."
     for kind, values, start in _fields(data):
@@ -111,7 +111,7 @@ def _feature(data: memoryview) -> tuple[Any, int]:  # first value or None, and w
             return number - (1 << 64 if number >> 63 else 0), start + inner
     return None, 0
 
-
+# %% ../../nbs/core/12_containers.ipynb #5fedba9c
 def parse_example(
     data: memoryview,  # a serialised tf.train.Example
 ) -> dict[str, tuple[Any, int]]:  # name → first value, and where in `data` it begins
@@ -124,7 +124,7 @@ def parse_example(
             found[bytes(parts[1][0]).decode()] = value, at + inner + parts[2][1] + start
     return found
 
-
+# %% ../../nbs/core/12_containers.ipynb #bd0cbbc4
 class TFRecordImages:
     "A TFRecord whose examples hold `image` (a JPEG) and `image_name`."
 
@@ -175,13 +175,11 @@ class TFRecordImages:
     def stamp(self, name: str) -> tuple[int, int]:
         return self._where[name][1:]
 
-
+# %% ../../nbs/core/12_containers.ipynb #5e338820
 CONTAINERS: dict[str, Any] = {  # suffix → class
     ".hdf5": Hdf5Images, ".h5": Hdf5Images, ".tfrec": TFRecordImages, ".tfrecord": TFRecordImages,
 }  # fmt: skip
 CONTAINER_PATH = re.compile("(" + "|".join(map(re.escape, CONTAINERS)) + ")/", re.IGNORECASE)
-
-
 _opening = threading.Lock()
 
 
@@ -189,7 +187,7 @@ _opening = threading.Lock()
 def _container(path: str, size: int, time: int, process: int) -> Any:
     return CONTAINERS[Path(path).suffix.lower()](path)
 
-
+# %% ../../nbs/core/12_containers.ipynb #aa38ff70
 def open_container(
     path: str | Path,  # …/train-image.hdf5, …/train00-2182.tfrec
 ) -> Any:  # a Container
@@ -198,7 +196,7 @@ def open_container(
     with _opening:
         return _container(str(path), stat.st_size, stat.st_mtime_ns, os.getpid())
 
-
+# %% ../../nbs/core/12_containers.ipynb #2e113293
 def split_container(
     path: str | Path,
 ) -> tuple[str, str]:  # file and image name; ('', '') for any other path

@@ -49,7 +49,7 @@ class DeviceSettings:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return value.to(self.device, non_blocking=True, memory_format=layout)  # type: ignore
 
-
+# %% ../../nbs/core/40_device.ipynb #8c82d9ac
 def _cpu_has_bf16() -> bool:
     "Does the CPU multiply bfloat16 in hardware? (Linux tells; elsewhere: no.)"
     try:
@@ -64,7 +64,7 @@ def has_depthwise(model: torch.nn.Module) -> bool:
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     return any(1 < m.groups == m.in_channels for m in convolutions)
 
-
+# %% ../../nbs/core/40_device.ipynb #e89df993
 def choose_device(
     device: str = "auto",  # auto, cpu, cuda, cuda:1, mps
     precision: str = "auto",  # auto, fp32, bf16, fp16

@@ -22,7 +22,7 @@ class BadTable(BadInput):
 class BadImage(BadInput):
     "Bytes that are no usable image."
 
-
+# %% ../../nbs/core/00_errors.ipynb #14dce909
 class BadFolds(BadInput):
     "Folds that cannot be made or trained: too few groups, one class only, no such fold."
 
@@ -34,7 +34,7 @@ class MissingWeights(BadInput):
 class OtherParameters(BadInput):
     "A finished stage was called again with other parameters or on other inputs."
 
-
+# %% ../../nbs/core/00_errors.ipynb #e3a1db69
 BAD_INPUT_NAMES = frozenset(
     c.__name__ for c in (BadInput, BadTable, BadImage, BadFolds, MissingWeights, OtherParameters)
 )

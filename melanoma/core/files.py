@@ -43,7 +43,7 @@ def flush_to_disk(path: Path) -> None:
     finally:
         os.close(handle)
 
-
+# %% ../../nbs/core/02_files.ipynb #6354de69
 FULL = "the disk of {} is full. Make room and give the same command: it goes on."
 
 
@@ -53,7 +53,7 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return shutil.disk_usage(folder).free < 1 << 16
 
-
+# %% ../../nbs/core/02_files.ipynb #5c7b104b
 def process_is_alive(pid: int) -> bool:
     "Is there a process of this number?"
     import psutil  # os.kill(pid, 0) would end it on Windows
@@ -68,7 +68,7 @@ def _remove_leftovers(path: Path) -> None:
         if match and not process_is_alive(int(match[1])):
             other.unlink(missing_ok=True)
 
-
+# %% ../../nbs/core/02_files.ipynb #c42c2bfc
 @contextlib.contextmanager
 def atomic_path(
     path: str | Path,  # the file's final name
@@ -105,7 +105,7 @@ def write_json(path: str | Path, value: Any) -> None:
     "Write JSON whole or not at all."
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-
+# %% ../../nbs/core/02_files.ipynb #011fec66
 def read_json(path: str | Path) -> Any:
     "Read JSON; a file that is none is named."
     try:
@@ -123,7 +123,7 @@ def digest(
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/core/02_files.ipynb #e6e602c8
 def file_sha256(path: str | Path) -> str:
     "SHA-256 of a file's bytes, as 64 hexadecimal digits."
     found, piece = hashlib.sha256(), memoryview(bytearray(1 << 24))
@@ -139,7 +139,7 @@ def seed_of(
     "A seed derived from several values: neighbouring inputs give unrelated seeds."
     return int(digest(list(parts)), 16) % 2**31
 
-
+# %% ../../nbs/core/02_files.ipynb #bdd9456f
 def package_versions(
     names=(
         "melanoma",

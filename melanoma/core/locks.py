@@ -48,7 +48,7 @@ def _held(path: Path, doing: str, together: bool) -> Iterator[None]:
         lock.release()
         lock.close()
 
-
+# %% ../../nbs/core/03_locks.ipynb #53994851
 def _holders(path: Path) -> list[str]:
     "What the processes do that hold a lock."
     found = []
@@ -60,7 +60,7 @@ def _holders(path: Path) -> list[str]:
                 said.unlink()
     return found
 
-
+# %% ../../nbs/core/03_locks.ipynb #97727ec2
 def alone(
     path: str | Path,  # what is made: a file or a folder, there or not
     doing: str,  # said of it to a second process: "fold 0 is being trained"

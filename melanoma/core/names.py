@@ -28,7 +28,7 @@ def readable(path: Any) -> str:
         "".join(WINDOWS[b] for b in os.fsencode(p)) if RAW.search(p) else p for p in parts
     )
 
-
+# %% ../../nbs/core/08_names.ipynb #4e150568
 def on_disk(
     path: str | Path,  # as `readable` spells it, or as it is
 ) -> Path:
@@ -60,7 +60,7 @@ def plain(text: str) -> str:
     "A name without case, blanks, dashes and brackets: to compare headers, folders and labels."
     return re.sub(r"[\W_]+", "", fold(text))
 
-
+# %% ../../nbs/core/08_names.ipynb #31f0a5f8
 def bare(
     name: str,  # of a file, as a table writes it: with folders, backslashes or a suffix, or without
 ) -> str:

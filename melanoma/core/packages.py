@@ -47,7 +47,7 @@ def installed(module: str) -> bool:
     except (ImportError, ValueError):
         return True  # there and broken: the import says how
 
-
+# %% ../../nbs/core/30_packages.ipynb #bc93efa3
 def installed_version(package: str) -> str:
     "A package's version."
     try:
@@ -60,7 +60,7 @@ def lacking(extra: str) -> list[str]:  # modules
     "What is not installed of an extra."
     return [name for name in EXTRAS[extra][1] if not installed(name)]
 
-
+# %% ../../nbs/core/30_packages.ipynb #a8b0236f
 def need_packages(extra: str) -> None:
     "Refuse what cannot work without an extra, and name what installs it."
     names = lacking(extra)

@@ -31,7 +31,7 @@ def usable_cpus() -> int:
     "CPUs that this process may run on (a container may have fewer than the machine)."
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
-
+# %% ../../nbs/core/15_parallel.ipynb #74cf75de
 def _begin() -> None:
     "In each process: end with the parent, and leave threads to the other processes."
 
@@ -47,7 +47,7 @@ def _begin() -> None:
 
     cv2.setNumThreads(1)
 
-
+# %% ../../nbs/core/15_parallel.ipynb #fb61189a
 def _run_batch(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     return [function(item) for item in items]
 
@@ -110,7 +110,7 @@ def ordered_map(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
-
+# %% ../../nbs/core/15_parallel.ipynb #27859bc8
 def _proven_pool() -> ProcessPoolExecutor:
     "One process that has answered: where none can start, no item is to blame."
     pool = _pool(1)
@@ -123,7 +123,7 @@ def _proven_pool() -> ProcessPoolExecutor:
         ) from None
     return pool
 
-
+# %% ../../nbs/core/15_parallel.ipynb #141b4163
 def _one_by_one(
     function: Callable[[Item], Result], batch: list[Item], crashed: Callable[[Item], Result]
 ) -> list[Result]:

@@ -40,7 +40,7 @@ def typed(
             raise BadInput(f"parameter {name} = {value!r}: {WANTED[kind]} is needed.") from None
     return result
 
-
+# %% ../../nbs/core/25_parameters.ipynb #6e8e2381
 def _cast(value: Any, kind: type, default: Any) -> Any:
     "One value as `kind`; text for a number and a number for text are fine, the rest raises."
     if kind is bool:
@@ -77,7 +77,7 @@ def declared_parameters(
                 found |= typed({name: ast.literal_eval(node.value)}, {name: kind()})
     return found
 
-
+# %% ../../nbs/core/25_parameters.ipynb #18b08b85
 def check_names(
     given: Iterable[str],  # names of parameters
     known: Iterable[str],
@@ -92,7 +92,7 @@ def check_names(
             who = f"stage {stage}" if stage else "this notebook"
             raise BadInput(f"{who} has no parameter {name!r}.{hint} It has: {', '.join(known)}.")
 
-
+# %% ../../nbs/core/25_parameters.ipynb #46be5b0b
 def type_parameters(
     names: MutableMapping[str, Any],  # of a notebook: globals()
 ) -> None:
@@ -120,7 +120,7 @@ def as_papermill_reads(
             return str(kind(text))
     return text
 
-
+# %% ../../nbs/core/25_parameters.ipynb #db292c0f
 def lost_text(
     name: str,  # that was not found
     known: Iterable[str],  # names that there are
@@ -144,7 +144,7 @@ def listed(
     "A field of several values, which a notebook writes as one text."
     return field(default=tuple(default), metadata={"of": of, "by": by})
 
-
+# %% ../../nbs/core/25_parameters.ipynb #b8715fa1
 def _field_value(f: Field, value: Any) -> Any:
     "A value, brought to the type of the field's default."
     if not f.metadata:
@@ -155,7 +155,7 @@ def _field_value(f: Field, value: Any) -> Any:
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
     return tuple(typed({f.name: part}, {f.name: of()})[f.name] for part in parts if part != "")
 
-
+# %% ../../nbs/core/25_parameters.ipynb #9c2a49e2
 class Parameters:
     "What a stage is told: a base of frozen dataclasses, whose fields may be others."
 

@@ -47,7 +47,7 @@ def read_bytes(path: str | Path) -> bytes:
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadImage(f"cannot be read from {Path(archive).name}: {error}") from None
 
-
+# %% ../../nbs/core/14_reading.ipynb #034e6fa8
 def check_inflation(
     members: Iterable[zipfile.ZipInfo],
 ) -> None:
@@ -57,7 +57,7 @@ def check_inflation(
     if size > MAX_TABLE or size > max(10_000_000, MAX_RATIO * packed):
         raise BadImage(f"{packed:,} bytes that would grow to {size:,} are no table")
 
-
+# %% ../../nbs/core/14_reading.ipynb #8ef686ac
 def table_bytes(path: str | Path) -> bytes:
     "All bytes of a table; one that is too large, packed or not, is refused before it is read."
     archive, member = split_archive(path)
@@ -68,7 +68,7 @@ def table_bytes(path: str | Path) -> bytes:
         raise BadImage(f"{size:,} bytes are over the limit of {MAX_TABLE:,}")
     return read_bytes(path)
 
-
+# %% ../../nbs/core/14_reading.ipynb #91b27f97
 def stamp(path: str | Path) -> tuple[int, int]:
     "Size and time of a file, size and checksum of an archive's member; (−1, −1): not there."
     try:

@@ -28,7 +28,7 @@ def visible(
         )
     return text.replace("$", r"\$") if where == "plot" else text
 
-
+# %% ../../nbs/core/01_text.ipynb #fc8840db
 def _spelled(c: str) -> str:
     "A character by its number; a byte that is no UTF-8, as Python reads it in a file's name, too."
     raw = "\udc80" <= c <= "\udcff"
@@ -38,7 +38,7 @@ def _spelled(c: str) -> str:
 FORMULA = r"(?=[=+\-@\t\r＝＋－＠])"  # what a spreadsheet takes for the start of a formula
 CELL = r"(^|[;\t\r\n])"  # where it takes a cell to begin; the comma is in quotes
 
-
+# %% ../../nbs/core/01_text.ipynb #a9524c28
 def spreadsheet(text: str) -> str:
     "Text for a CSV that is opened by hand: an apostrophe before each start of a formula."
     return re.sub(f"{CELL}('*){FORMULA}", r"\1'\2", text)

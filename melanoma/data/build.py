@@ -51,7 +51,7 @@ def write_tables(table: pd.DataFrame, folder: Path, entries: list[Entry]) -> pd.
         joined.to_parquet(temporary, index=False)
     return pairs
 
-
+# %% ../../nbs/data/65_build.ipynb #0d58d735
 def table_digest(table: pd.DataFrame) -> str:
     "Fingerprint of a lesion table and of the size and time of each file it names."
     stamps = [stamp(path) if isinstance(path, str) else (-1, -1) for path in table["path"]]
@@ -97,7 +97,7 @@ def build_store(
         raise _said_better(error, folder) from error
     return Store.open(folder, rules[0].size)
 
-
+# %% ../../nbs/data/65_build.ipynb #86048003
 def _build(
     table: pd.DataFrame,
     folder: Path,
@@ -151,7 +151,7 @@ def _build(
     )
     remove_partial(part)
 
-
+# %% ../../nbs/data/65_build.ipynb #d78e886d
 def _said_better(error: OSError, folder: Path) -> MelanomaError:
     "What to do about a disk that is full or must not be written to."
     if is_disk_full(error, folder):

@@ -53,7 +53,7 @@ def to_srgb(
     moved = np.abs(to_srgb_rgb(grid, change).astype(int) - grid)
     return change if moved.max() > SAME else None
 
-
+# %% ../../nbs/data/52_colour.ipynb #635bcd8e
 def to_srgb_rgb(
     pixels: np.ndarray,  # uint8 (h, w, 3); grey: three times the same
     change: ImageCms.ImageCmsTransform,

@@ -39,14 +39,14 @@ def _unpacked(root: Place, name: str) -> list[Any]:
     found = [p for p in (folder, folder / name) if p.is_dir()]
     return found + ([place(packed)] if isinstance(packed, Path) and packed.is_file() else [])
 
-
+# %% ../../nbs/data/25_competitions.ipynb #621a5e3e
 def _table_2018(root: Place, name: str) -> Any:  # a file, or None
     "A CSV at the top, or in the folder or zip file of its name or of the ground truth."
     truth = re.sub("_[A-Za-z]+$", "_GroundTruth", name)
     places: list[Any] = [root, *_unpacked(root, name), *_unpacked(root, truth)]
     return next((p / f"{name}.csv" for p in places if (p / f"{name}.csv").is_file()), None)
 
-
+# %% ../../nbs/data/25_competitions.ipynb #16492eda
 def read_isic2018(source: Source, split: str) -> pd.DataFrame:
     "ISIC 2018, task 3: the parts that are there are pooled; melanoma is MEL."
     root, parts = source.root, []
@@ -83,7 +83,7 @@ def read_isic2018(source: Source, split: str) -> pd.DataFrame:
         parts.append(frame.assign(image_name=frame["image"], path=path, split=part))
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/data/25_competitions.ipynb #3fcf14e8
 def _truth_2018(path: Any) -> pd.DataFrame:  # image, diagnosis, target
     "One column a diagnosis, of which exactly one is 1."
     frame = read_csv(path, ("image", *DIAGNOSES_2018))
@@ -115,7 +115,7 @@ def shards_of(root: Place) -> list[Any]:  # in the order of their names
                 return sorted(found, key=lambda p: p.name)
     return []
 
-
+# %% ../../nbs/data/25_competitions.ipynb #5788931a
 def read_shards(source: Source, split: str) -> pd.DataFrame:
     "Deotte's TFRecords: one row a record, train.csv's words where it lies beside."
     root, parts = source.root, []
@@ -133,7 +133,7 @@ def read_shards(source: Source, split: str) -> pd.DataFrame:
         parts.append(_in_words(frame, there[part][0].parent, part, source).assign(split=part))
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/data/25_competitions.ipynb #314af6df
 def _records(file: Path) -> pd.DataFrame:
     "The records of one shard, which must be whole."
     shard = open_container(file)
@@ -148,7 +148,7 @@ def _records(file: Path) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows).assign(tfrecord=int(named[2]) if named else None)
 
-
+# %% ../../nbs/data/25_competitions.ipynb #57084736
 WORDS = ["patient_id", "sex", "age_approx", "anatom_site", "diagnosis"]
 SITE = "anatom_site_general_challenge"
 
@@ -178,7 +178,7 @@ def _in_words(frame: pd.DataFrame, folder: Path, part: str, source: Source) -> p
         target = to_target(target, f"{folder}, target")
     return frame[["image_name", "path", "tfrecord"]].join(words).assign(target=target)
 
-
+# %% ../../nbs/data/25_competitions.ipynb #980dc564
 def _decoded(frame: pd.DataFrame, name: str) -> pd.DataFrame:  # columns WORDS
     "What the codes say; a patient's number is another one in another set."
     words = pd.DataFrame(index=frame.index, columns=WORDS, dtype=object)
@@ -192,7 +192,7 @@ def _decoded(frame: pd.DataFrame, name: str) -> pd.DataFrame:  # columns WORDS
         words["age_approx"] = frame["age_approx"].where(frame["age_approx"] >= 0).astype(object)
     return words
 
-
+# %% ../../nbs/data/25_competitions.ipynb #ffe8e09b
 def _names_images(path: Path) -> bool:
     "Is it a lesion table? (Deotte's folders hold others.)"
     with path.open(encoding="utf-8-sig", errors="replace") as file:

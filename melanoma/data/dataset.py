@@ -36,7 +36,7 @@ def flips(
     both = A.Compose([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)])
     return A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1), both], p=p)
 
-
+# %% ../../nbs/data/75_dataset.ipynb #18925632
 def light(
     size: int,  # px; nothing here depends on it
 ) -> A.Compose:
@@ -62,7 +62,7 @@ def odd_up_to(
     "A blur kernel's side that is about this share of the image."
     return max(3, 2 * round((share * size - 1) / 2) + 1)
 
-
+# %% ../../nbs/data/75_dataset.ipynb #6693fc24
 def softened(
     size: int,  # px
     p: float,  # that one of them is applied
@@ -79,7 +79,7 @@ def softened(
         p=p,
     )
 
-
+# %% ../../nbs/data/75_dataset.ipynb #05a949b7
 def distorted(
     size: int,  # px
     p: float,  # that one of them is applied
@@ -97,7 +97,7 @@ def distorted(
         p=p,
     )
 
-
+# %% ../../nbs/data/75_dataset.ipynb #e50fd28a
 def strong(
     size: int,  # px; holes, blurs and warps scale with it
 ) -> A.Compose:
@@ -141,7 +141,7 @@ def policy(
         raise BadInput(f"policy {name!r} is not known; known: {', '.join(VIEWS)}.")
     return POLICIES[name](size) if name in POLICIES else None
 
-
+# %% ../../nbs/data/75_dataset.ipynb #79ae21f6
 def seed_policy(
     transform: A.Compose,  # of `policy`
     seed: int,
@@ -173,7 +173,7 @@ def views_of(
     "The views that all folds were trained on."
     return min(VIEWS[name] for name in policies)
 
-
+# %% ../../nbs/data/75_dataset.ipynb #d1f31319
 def choose_views(
     asked: int,  # 0 = as many as were trained on
     policies: Iterable[str],  # of the folds
@@ -206,7 +206,7 @@ def each_view(
 
     return forward
 
-
+# %% ../../nbs/data/75_dataset.ipynb #036904e4
 def mean_of_views(
     views: int,  # 1, 4 or 8
 ) -> Forward:  # for engine.predict: logits (n,)
@@ -244,7 +244,7 @@ class LesionDataset(Dataset):
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return pixels, torch.tensor(self.targets[row]), row
 
-
+# %% ../../nbs/data/75_dataset.ipynb #1e04e636
 class EpochSampler(Sampler):
     "Gives (epoch, position): shuffled by (seed, epoch), or in order."
 
@@ -264,7 +264,7 @@ class EpochSampler(Sampler):
             np.random.default_rng(seed_of(self.seed, self.epoch, "order")).shuffle(order)
         return iter([(self.epoch, int(i)) for i in order])
 
-
+# %% ../../nbs/data/75_dataset.ipynb #96cd3800
 def make_loader(
     dataset: LesionDataset,
     batch_size: int = 32,
@@ -286,7 +286,7 @@ def make_loader(
         worker_init_fn=_one_thread if workers else None,
     )
 
-
+# %% ../../nbs/data/75_dataset.ipynb #cd599ff2
 def _one_thread(worker: int) -> None:
     import cv2
 

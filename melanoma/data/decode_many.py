@@ -47,7 +47,7 @@ class Entry:
     height: int = 0
     mode: str = ""  # Pillow's word for the file's pixels
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #1480b768
 def read_one(index: int, path: str, row: int | None, rules: list[Preprocessing]):
     "Decode one image once and bring it to every size asked for."
     try:
@@ -69,7 +69,7 @@ def read_one(index: int, path: str, row: int | None, rules: list[Preprocessing])
     except Exception as error:  # one image never stops the others; rejected.csv tells of it
         return Entry(index, f"cannot be decoded: {type(error).__name__}: {error}"), []
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #4284bd7c
 def job_of(index: int, pixels: np.ndarray) -> Entry:
     sha = hashlib.sha256(pixels.tobytes()).hexdigest()
     looks = perceptual_hash(resize(np.asarray(pixels), HASHED))
@@ -97,7 +97,7 @@ def _journal(path: Path) -> list[Entry]:
             break  # the line that was being written when the process was killed
     return entries
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #a1cc0896
 def array_header(array_path: Path, shape: tuple[int, ...]) -> int:
     "Write the .npy header for a shape, return its length; growing the shape keeps the length."
     mode = "r+b" if array_path.exists() else "w+b"
@@ -107,7 +107,7 @@ def array_header(array_path: Path, shape: tuple[int, ...]) -> int:
         )
         return file.tell()
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #3e6d6ad2
 def fill_arrays(
     table: pd.DataFrame, part: Path, rules: list[Preprocessing], workers: int
 ) -> list[Entry]:
@@ -157,7 +157,7 @@ def fill_arrays(
             file.close()
     return entries
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #d67d45ef
 def need_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -166,7 +166,7 @@ def need_space(folder: Path, needed: int) -> None:
             f"{free / 1e9:,.2f} GB free: make room, or prepare fewer or smaller sizes."
         )
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #25196507
 def _rewrite_journal(path: Path, entries: list[Entry]) -> None:
     "Drop the half line of a killed run before adding to the journal."
     if entries or path.exists():
@@ -188,7 +188,7 @@ def is_whole_array(table: pd.DataFrame) -> bool:
     n = len(np.load(on_disk(table["path"].iloc[0]), mmap_mode="r"))
     return len(table) == n and bool((table["row"].to_numpy() == np.arange(n)).all())
 
-
+# %% ../../nbs/data/63_decode_many.ipynb #5e1fc906
 def link_array(table: pd.DataFrame, path: Path) -> list[Entry]:
     "Use a ready-made array as it is."
     source = on_disk(table["path"].iloc[0]).resolve()

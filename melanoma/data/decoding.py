@@ -48,7 +48,7 @@ _FRAMES = {0xC3: "lossless JPEG", 0xCB: "lossless JPEG", 0xF7: "JPEG-LS"}
 class OtherKind(BadImage):
     "Bytes of no image, or of one of a kind that is not read."
 
-
+# %% ../../nbs/data/53_decoding.ipynb #d2dd501a
 def kind_of(
     data: bytes,  # that Pillow did not open, or may not
 ) -> str:  # such as "HEIC image", "12-bit JPEG"; '' = nothing that has a name here
@@ -62,7 +62,7 @@ def kind_of(
         return deep or _FRAMES.get(marks.frame, "")
     return next((kind for kind, starts in _STARTS.items() if data.startswith(starts)), "")
 
-
+# %% ../../nbs/data/53_decoding.ipynb #1a7a8463
 def open_image(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     "An image whose header was read."
     if data[4:8] == b"ftyp" and kind_of(data) == "HEIC image":
@@ -79,7 +79,7 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     except UnidentifiedImageError:
         raise other_kind(data) from None
 
-
+# %% ../../nbs/data/53_decoding.ipynb #468dba6f
 def other_kind(data: bytes) -> OtherKind:
     "Say what these bytes are."
     if is_enveloped(data):
@@ -102,7 +102,7 @@ class Decoded:
     height: int
     mode: str  # Pillow's word: RGB, L, P, CMYK, …; DICOM for what pydicom decoded
 
-
+# %% ../../nbs/data/53_decoding.ipynb #29675e3d
 def read_image(
     data: bytes | str | Path,  # the file's bytes, or its path (into an archive, too)
     at_least: int = 0,  # px that both sides keep where a JPEG is decoded smaller; 0 = all pixels
@@ -135,7 +135,7 @@ def read_image(
             raise other_kind(data) from None
         raise BadImage(f"corrupt image: {error}") from None
 
-
+# %% ../../nbs/data/53_decoding.ipynb #cce1041f
 def _read(
     data: bytes,
     at_least: int,
@@ -170,7 +170,7 @@ def _read(
             pixels = to_srgb_rgb(pixels, change)
     return Decoded(pixels, width, height, mode)
 
-
+# %% ../../nbs/data/53_decoding.ipynb #960dc363
 def decode(
     data: bytes | str | Path,  # the file's bytes, or its path
     at_least: int = 0,  # as in read_image
@@ -184,7 +184,7 @@ def _inks(mode: str) -> str:
     grey = mode[0] in "1LIF" and mode != "LAB"
     return "L" if grey else "CMYK" if mode == "CMYK" else "RGB"
 
-
+# %% ../../nbs/data/53_decoding.ipynb #c7640d67
 def _frame_size(frame: bytes) -> tuple[int, int, int] | None:
     "Width, height, channels that a compressed picture's own header has; None: it has none."
     if frame.startswith(b"\xff\xd8"):
@@ -197,14 +197,14 @@ def _frame_size(frame: bytes) -> tuple[int, int, int] | None:
         return right - left, bottom - top, int.from_bytes(frame[40:42], "big")
     return None
 
-
+# %% ../../nbs/data/53_decoding.ipynb #bb9806bb
 def _fast_jpeg(data: bytes, image: Image.Image, at_least: int) -> np.ndarray | None:
     "A grey or YBR JPEG by simplejpeg, at reduced scale; None: Pillow must decode it, or refuse it."
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
     return _jpeg(data, "RGB", at_least or max(image.size))[0]
 
-
+# %% ../../nbs/data/53_decoding.ipynb #618d9ede
 def _jpeg(
     data: bytes,
     colours: str,  # RGB or CMYK
@@ -230,7 +230,7 @@ def _jpeg(
         raise BadImage(CUT_OFF)
     return None, data
 
-
+# %% ../../nbs/data/53_decoding.ipynb #eb2c456d
 def _simplejpeg(data: bytes, colours: str, smallest: int, strict: bool = True) -> np.ndarray:
     return simplejpeg.decode_jpeg(
         data,
@@ -241,7 +241,7 @@ def _simplejpeg(data: bytes, colours: str, smallest: int, strict: bool = True) -
         strict=strict,
     )
 
-
+# %% ../../nbs/data/53_decoding.ipynb #dc4c346f
 def _to_rgb(image: Image.Image) -> np.ndarray:
     "8-bit RGB of a decoded image of any mode."
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey comes as I;16 or I
@@ -255,7 +255,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         return _over_white(image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
-
+# %% ../../nbs/data/53_decoding.ipynb #0be0f4de
 def _over_white(image: Image.Image) -> np.ndarray:
     "RGB of an image with transparency, laid over white in bands: whole, it would take four copies."
     rgb = np.empty((image.height, image.width, 3), np.uint8)

@@ -51,7 +51,7 @@ def table_text(
         print(f"{where} is not UTF-8: read as Windows text (cp1252)")
         return text
 
-
+# %% ../../nbs/data/00_delimited.ipynb #dd5f04c7
 def workbook_text(
     data: bytes, where: Any, columns: tuple[str, ...]
 ) -> Iterator[tuple[int, list[str]]]:  # row number and cells
@@ -79,7 +79,7 @@ def workbook_text(
     best = max(range(len(grids)), key=lambda k: len(wanted & heads[k]), default=0)
     return iter(grids[best] if grids else [])
 
-
+# %% ../../nbs/data/00_delimited.ipynb #9324dca7
 MOST_CELLS = 20_000_000  # of a sheet that are looked at, empty ones among them
 
 
@@ -100,7 +100,7 @@ def filled_cells(sheet: Any) -> list[tuple[int, list[str]]]:  # row number and c
         raise BadTable(f"sheet {sheet.title!r} is {widest:,} columns wide: save it as CSV.")
     return [(number, cells + [""] * (widest - len(cells))) for number, cells in kept]
 
-
+# %% ../../nbs/data/00_delimited.ipynb #eae5cd05
 def zipped(data: bytes) -> bool:
     "Do these bytes begin as a zip archive does? Excel's workbooks are such."
     return data[:4] == b"PK\3\4"
@@ -128,7 +128,7 @@ def separator_of(
 
     return max(SEPARATORS, key=fit)
 
-
+# %% ../../nbs/data/00_delimited.ipynb #44863bd8
 def table_lines(
     text: str,
     separator: str,
@@ -141,7 +141,7 @@ def table_lines(
         yield line, row
         line = before + rows.line_num + 1
 
-
+# %% ../../nbs/data/00_delimited.ipynb #a2acddff
 def even_lines(
     text: str, separator: str, before: int
 ) -> tuple[list[str], io.BytesIO, Sequence[int]] | None:
@@ -157,11 +157,11 @@ def even_lines(
     data = io.BytesIO("\n".join(rows).encode())
     return (names, data, range(before + 2, before + 2 + len(rows))) if all(names) else None
 
-
+# %% ../../nbs/data/00_delimited.ipynb #f6d8f3f1
 def header_of(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
-
+# %% ../../nbs/data/00_delimited.ipynb #30af75ad
 def clean_lines(
     rows: Iterable[tuple[int, list[str]]], where: Any
 ) -> tuple[list[str], io.BytesIO, Sequence[int]]:

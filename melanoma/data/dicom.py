@@ -30,7 +30,7 @@ def is_enveloped(data: bytes) -> bool:
     "Do these bytes begin as a DICOM file does that was encrypted as a whole?"
     return data[:1] == b"\x30" and ENVELOPE in data[:32]
 
-
+# %% ../../nbs/data/30_dicom.ipynb #a5dcf081
 def _pydicom():
     try:
         import pydicom
@@ -78,7 +78,7 @@ def dicom_picture(
     except Exception as error:  # pydicom and its decoders raise nearly anything on damaged bytes
         raise BadImage(f"unreadable DICOM file: {type(error).__name__}: {error}") from None
 
-
+# %% ../../nbs/data/30_dicom.ipynb #9b477b71
 def _check_size(whole: Any, max_pixels: int) -> tuple[int, int]:  # width, height
     "What the picture would take when it is decoded, against the limit and against what is there."
     width, height = int(whole.Columns), int(whole.Rows)
@@ -94,7 +94,7 @@ def _check_size(whole: Any, max_pixels: int) -> tuple[int, int]:  # width, heigh
         raise BadImage(f"{there:,} bytes that would grow to {size:,} are no DICOM picture")
     return width, height
 
-
+# %% ../../nbs/data/30_dicom.ipynb #093a8197
 def _dataset(pydicom: Any, data: bytes, most: int) -> Any:
     "A DICOM file's data set; one that is deflated as a whole may inflate to so many bytes at most."
     syntax, begin = _syntax(pydicom, data)
@@ -107,7 +107,7 @@ def _dataset(pydicom: Any, data: bytes, most: int) -> Any:
             raise BadImage(f"a DICOM file that inflates to more than the limit of {most:,} bytes")
     return pydicom.dcmread(io.BytesIO(data))
 
-
+# %% ../../nbs/data/30_dicom.ipynb #1cc47c50
 def _syntax(pydicom: Any, data: bytes) -> tuple[Any, int]:  # and where the data set begins
     "How a DICOM file is encoded."
     for implicit in (False, True):  # True: against the rules, and seen
@@ -120,7 +120,7 @@ def _syntax(pydicom: Any, data: bytes) -> tuple[Any, int]:  # and where the data
             return head.TransferSyntaxUID, file.tell()
     raise BadImage("not an image (DICOM's mark, and no DICOM header behind it)")
 
-
+# %% ../../nbs/data/30_dicom.ipynb #2978bcd7
 def _pixels(whole: Any, colour: str) -> np.ndarray:  # uint8 (height, width, 3)
     "Decode what is not a plain JPEG, and bring it to 8 bits as a viewer would."
     from pydicom.pixels import apply_color_lut
@@ -143,7 +143,7 @@ def _pixels(whole: Any, colour: str) -> np.ndarray:  # uint8 (height, width, 3)
         shown = _grey(pixels, whole, colour)
     return np.repeat(shown[..., None], 3, axis=2)
 
-
+# %% ../../nbs/data/30_dicom.ipynb #72c5f4c2
 def _grey(pixels: np.ndarray, whole: Any, colour: str) -> np.ndarray:  # uint8 (height, width)
     "Grey values as a viewer shows them; as float they take eight times as much for a moment."
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
@@ -165,7 +165,7 @@ def _grey(pixels: np.ndarray, whole: Any, colour: str) -> np.ndarray:  # uint8 (
     shown = _to_8_bit(grey, *ends)
     return 255 - shown if colour == "MONOCHROME1" else shown
 
-
+# %% ../../nbs/data/30_dicom.ipynb #cf0da713
 def _to_8_bit(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     if pixels.dtype == np.uint8 and (low, high) == (0, 255):
         return pixels
@@ -191,7 +191,7 @@ def dicom_fields(
     except Exception:  # pydicom raises nearly anything; when the picture is read its reason is kept
         return dict.fromkeys(("patient_id", "sex", "age_approx", "anatom_site"))
 
-
+# %% ../../nbs/data/30_dicom.ipynb #ffe003ba
 def _fields(header: Any) -> dict[str, Any]:
     sex = {"M": "male", "F": "female"}.get(str(header.get("PatientSex") or "").strip().upper())
     site = str(header.get("BodyPartExamined") or "").strip().lower() or None
@@ -202,7 +202,7 @@ def _fields(header: Any) -> dict[str, Any]:
         "anatom_site": site,
     }
 
-
+# %% ../../nbs/data/30_dicom.ipynb #0e7cbb5d
 def _years(text: str) -> float | None:  # such as 055Y, 018M
     "DICOM's age string in years."
     unit = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}.get(text[-1:].upper())

@@ -51,7 +51,7 @@ class DataSet:
     slug: str = ""  # in the YAML; '' = not listed there
     weights: str = "other"  # licence of weights that learned from it
 
-
+# %% ../../nbs/data/50_disclaimers.ipynb #3ba3b92d
 _SIIM = "[Rotemberg et al. 2021](https://doi.org/10.1038/s41597-021-00815-z)"
 _HAM = "[Tschandl et al. 2018](https://doi.org/10.1038/sdata.2018.161)"
 _ISIC2017 = "[Codella et al. 2018](https://doi.org/10.1109/ISBI.2018.8363547)"
@@ -95,7 +95,7 @@ def _source(path: Path) -> str:
     manifest = path / "manifest.json"
     return str(read_json(manifest).get("kind", "")) if manifest.is_file() else ""
 
-
+# %% ../../nbs/data/50_disclaimers.ipynb #6438c979
 def training_data(
     run: Run,
 ) -> dict[str, DataSet]:  # by the name that the run's tables use
@@ -108,7 +108,7 @@ def training_data(
         for s in parse_sources(";".join(map(str, given)))
     }
 
-
+# %% ../../nbs/data/50_disclaimers.ipynb #02de43b8
 def only_drawings(run: Run) -> bool:
     "Are all of a run's images drawn by this package?"
     found = training_data(run).values()

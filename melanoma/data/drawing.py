@@ -52,7 +52,7 @@ def draw_patient(
     hair = rng.choice([0.0, 3.0, 14.0], p=[0.5, 0.35, 0.15])
     return Patient(tone + 1, skin, signature, rng.uniform(), pattern, float(hair))
 
-
+# %% ../../nbs/data/78_drawing.ipynb #23a2562f
 def abcd_scores(
     rng: np.random.Generator,  # source of all randomness
     melanoma: bool,  # the class, which shifts the scores and nothing else
@@ -73,7 +73,7 @@ def smooth_noise(
     grid = rng.standard_normal((n, n), dtype=np.float32)
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) * np.float32(1.25)
 
-
+# %% ../../nbs/data/78_drawing.ipynb #e808e71e
 def polar(size: int, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
     "Radius (fraction of the edge) and angle (0 to 2 pi) of every pixel about the centre x, y."
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -85,7 +85,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     "A soft step from 0 to 1."
     return 1 / (1 + np.exp(np.clip(-x, -30, 30)))
 
-
+# %% ../../nbs/data/78_drawing.ipynb #2fefe3a5
 def blend(image: np.ndarray, colour: tuple[float, float, float], amount: np.ndarray) -> None:
     "Mix a colour (RGB in [0, 1]) into the image; amount 0 keeps the image, 1 is all colour."
     if amount.any():
@@ -144,7 +144,7 @@ def structure(rng: np.random.Generator, size: int, pattern: str, disorder: float
     net = 0.45 - np.clip(holes + 0.5, 0, 2) * 0.6
     return mottle + net * np.clip(0.6 + 0.5 * smooth_noise(rng, size, 6), 0, 1.2)
 
-
+# %% ../../nbs/data/78_drawing.ipynb #8b38e1d3
 def streaks(rng: np.random.Generator, depth: np.ndarray, theta: np.ndarray) -> np.ndarray:
     "Extra pigment, 0 to 1: rays that leave one part of the border."
     bend = theta + 0.05 * smooth_noise(rng, len(theta), 14)
@@ -195,7 +195,7 @@ def draw_lines(image: np.ndarray, lines: list, thick: int, colour: tuple, amount
     cv2.polylines(mask, fixed, False, 255, thick, cv2.LINE_AA, 3)
     blend(image, colour, mask * np.float32(amount / 255))
 
-
+# %% ../../nbs/data/78_drawing.ipynb #254a894d
 def add_hair(rng: np.random.Generator, image: np.ndarray, hairs: float) -> None:
     "Draw about so many curved hairs, combed roughly in one direction."
     comb, length = rng.uniform(0, np.pi), rng.choice([0.1, 0.5])
@@ -208,7 +208,7 @@ def add_hair(rng: np.random.Generator, image: np.ndarray, hairs: float) -> None:
     thick = max(1, round(len(image) / 192 * rng.choice([1, 1, 1, 2])))
     draw_lines(image, lines, thick, shade, rng.uniform(0.5, 0.9))
 
-
+# %% ../../nbs/data/78_drawing.ipynb #751ea0b5
 def add_marks(rng: np.random.Generator, image: np.ndarray) -> None:
     "Draw a ruler on some images and gel bubbles on some."
     if rng.uniform() < 0.2:
@@ -223,7 +223,7 @@ def add_marks(rng: np.random.Generator, image: np.ndarray) -> None:
         circles = rng.uniform([0, 0, 0.006], [1, 1, 0.018], (rng.integers(3, 12), 3))
         draw_lines(image, [c[:2] + c[2] * ring for c in circles], 1, (1.0, 0.98, 0.96), 0.35)
 
-
+# %% ../../nbs/data/78_drawing.ipynb #36d9e0c5
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     "Lamp, lens and sensor, to uint8: uneven light, dark corners on some, tint, blur, noise."
     size = len(image)

@@ -48,7 +48,7 @@ def perceptual_hash(
 
     return str(imagehash.phash(Image.fromarray(image), HASH_SIDE, highfreq_factor=2))
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #3c0e3991
 def _bytes(phash: pd.Series) -> np.ndarray:  # uint8 (n, 32)
     "Hashes as bytes."
     return np.frombuffer(bytes.fromhex("".join(phash)), np.uint8).reshape(len(phash), -1)
@@ -72,7 +72,7 @@ def bits_apart(
     every = _bytes(phash)
     return np.unpackbits(every[first] ^ every[second], axis=1).sum(axis=1, dtype=np.int64)
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #57b12fc8
 def _graph(edges: np.ndarray, n: int) -> csr_matrix:
     return coo_matrix((edges[:, 2], (edges[:, 0], edges[:, 1])), shape=(n, n)).tocsr()
 
@@ -86,7 +86,7 @@ def _grown(forest: np.ndarray, edges: np.ndarray, n: int) -> np.ndarray:
     kept = minimum_spanning_tree(_graph(np.concatenate([forest, joining]), n)).tocoo()
     return np.stack([kept.row, kept.col, kept.data], axis=1).astype(np.int64)
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #90d25d5b
 def _pieces(bits: np.ndarray, limit: int) -> Iterator[np.ndarray]:
     "Pairs of different rows no more than `limit` bits apart (m, 3), some rows at a time."
     count = bits.sum(axis=1)
@@ -100,7 +100,7 @@ def _pieces(bits: np.ndarray, limit: int) -> Iterator[np.ndarray]:
         distance = np.rint(apart[row, column]).astype(np.int64)
         yield np.stack([row + start, column + start, distance], axis=1)
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #19915d45
 def near_pairs(
     phash: pd.Series,  # 64 hexadecimal digits each, rows in any order
     limit: int = SIMILAR,  # bits
@@ -168,12 +168,12 @@ def _star(key: pd.Series) -> pd.DataFrame:  # first, second
     later = first != position
     return pd.DataFrame({"first": first[later].to_numpy(), "second": position[later].to_numpy()})
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #8ae88584
 def _published(table: pd.DataFrame) -> pd.Series:
     "A key that is equal for images which the data set itself calls one photo."
     return table["source"] + "/" + table["duplicate_of"].fillna(table["image_name"])
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #9d1c5871
 def duplicate_pairs(
     table: pd.DataFrame,  # a lesion table with sha256, phash and duplicate_of, indexed from 0
 ) -> pd.DataFrame:  # first, second: rows; kind; distance: bits
@@ -199,7 +199,7 @@ def duplicate_pairs(
     pairs.attrs["left_out"] = left_out  # of many that look alike: joined, and not listed
     return pairs
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #672d5b44
 def _named(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:  # PAIR_COLUMNS
     "The pairs with what the table says of both."
     one, two = (table.iloc[pairs[end]].reset_index(drop=True) for end in ("first", "second"))
@@ -207,7 +207,7 @@ def _named(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:  # PAIR_CO
             for k, t in ((1, one), (2, two))}  # fmt: skip
     return pairs.assign(**both, same_group=one["group"] == two["group"])[PAIR_COLUMNS]
 
-
+# %% ../../nbs/data/05_duplicates.ipynb #4aaa8343
 def join_duplicates(
     table: pd.DataFrame,  # a lesion table with sha256 and phash
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # the table, its duplicates joined; PAIR_COLUMNS

@@ -36,7 +36,7 @@ def below(folder: Place, file: Place) -> str:
     "A file's path below a folder, with slashes."
     return readable(file)[len(readable(folder)) :].replace("\\", "/").strip("/")
 
-
+# %% ../../nbs/data/35_folders.ipynb #baad4f01
 def _is_image(file: Place) -> bool:
     "By its suffix; where that says nothing (`IM0001`, `1.2.840.7`) by its first bytes."
     suffix = file.suffix.lower()
@@ -47,7 +47,7 @@ def _is_image(file: Place) -> bool:
     start = _start(file)
     return start.startswith(STARTS) or is_dicom(start)
 
-
+# %% ../../nbs/data/35_folders.ipynb #cd8ecc18
 def _start(file: Place) -> bytes:
     try:
         with file.open("rb") as opened:
@@ -92,7 +92,7 @@ def read_dicom(source: Source, split: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows).assign(target=-1, split="train")
     return frame.assign(image_name=image_names(frame["file"])).drop(columns="file")
 
-
+# %% ../../nbs/data/35_folders.ipynb #d6c41bb2
 def _header(file: Place) -> dict[str, Any]:
     "The header's fields; of a file that cannot be opened none: when it is decoded, that is said."
     try:
@@ -153,7 +153,7 @@ def read_folder(source: Source, split: str) -> pd.DataFrame:
         frame = frame[~loose].reset_index(drop=True)
     return frame.drop(columns=["folders", "class"])
 
-
+# %% ../../nbs/data/35_folders.ipynb #2ac15ebe
 def in_split(source: Source, frame: pd.DataFrame, split: str) -> pd.DataFrame:
     "The rows that a split asks for; the test images of a source stay out unless asked for."
     wanted = {"labelled": ["train", "validation"], "all": ["train", "validation", "test"]}
@@ -168,7 +168,7 @@ def in_split(source: Source, frame: pd.DataFrame, split: str) -> pd.DataFrame:
         print(f"{source.label}: {(~mine).sum():,} images of its split test left out")
     return frame[mine].reset_index(drop=True)
 
-
+# %% ../../nbs/data/35_folders.ipynb #6d667505
 def _classes(source: Source, frame: pd.DataFrame) -> pd.DataFrame:  # target, class, diagnosis
     "Targets by folder; a folder beside the known classes that is none is asked about."
     root, positive = source.root, source.positives
@@ -200,7 +200,7 @@ def _classes(source: Source, frame: pd.DataFrame) -> pd.DataFrame:  # target, cl
     frame.attrs["positive"] = bool(asked)
     return frame.assign(**{"class": named})
 
-
+# %% ../../nbs/data/35_folders.ipynb #444d4161
 def _say_classes(source: Source, frame: pd.DataFrame) -> None:
     "Which folders count as what."
     words = []

@@ -25,7 +25,7 @@ def strata(
     bins = pd.cut(size, [0, 1, 5, 20, np.inf], labels=False)
     return table.groupby([table["source"], table["target"], bins]).ngroup().to_numpy()
 
-
+# %% ../../nbs/data/70_folds.ipynb #60664cb3
 def _split_groups(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:  # fold of each row
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     fold = np.empty(len(table), int)
@@ -35,7 +35,7 @@ def _split_groups(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:  
             fold[held_out] = k
     return fold
 
-
+# %% ../../nbs/data/70_folds.ipynb #756ab0bd
 def assign_folds(
     table: pd.DataFrame,  # a lesion table
     n_folds: int = 5,
@@ -65,7 +65,7 @@ def assign_folds(
     fold[~extra.to_numpy()] = split
     return table[["source", "image_name", "group", "target"]].assign(fold=fold)
 
-
+# %% ../../nbs/data/70_folds.ipynb #db93ba60
 def _shards(table: pd.DataFrame, n_folds: int) -> np.ndarray:  # fold of each row
     "The folds that public solutions compare on."
     shard = table.get("tfrecord", pd.Series(pd.NA, index=table.index))
@@ -77,7 +77,7 @@ def _shards(table: pd.DataFrame, n_folds: int) -> np.ndarray:  # fold of each ro
         )
     return (shard.astype(int) % n_folds).to_numpy()
 
-
+# %% ../../nbs/data/70_folds.ipynb #f60c7e3a
 def check_groups(
     table: pd.DataFrame,  # group, target
     n_folds: int,
@@ -115,13 +115,13 @@ def fold_table(
     sources = named.pivot_table(index="fold", columns="source", values="target", aggfunc="size")
     return summary.join(sources.fillna(0).astype(int)) if sources.shape[1] > 1 else summary
 
-
+# %% ../../nbs/data/70_folds.ipynb #6d1bc6a4
 def _without_id(folds: pd.DataFrame) -> pd.Series:  # bool: grouped by no more than its own name
     own = identity(folds["source"], folds["image_name"])
     image = identity(folds["source"], "image " + folds["image_name"].astype("string"))
     return folds["group"].isin(own) | folds["group"].isin(image)
 
-
+# %% ../../nbs/data/70_folds.ipynb #f31e5749
 def unknown_patients(
     folds: pd.DataFrame,  # as assign_folds returns it
 ) -> list[str]:  # a sentence a source; none where all is known

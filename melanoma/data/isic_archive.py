@@ -48,7 +48,7 @@ def diagnosis_levels(
     columns = [c for c in ("benign_malignant", "diagnosis") if c in frame]
     return frame[columns].astype("string").fillna("").apply(lambda c: c.str.strip())
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #9dc89a92
 def archive_labels(
     frame: pd.DataFrame,  # metadata of the archive
 ) -> pd.DataFrame:  # target: 1 melanoma, 0 another diagnosis, −1 no label; diagnosis; unnamed
@@ -68,7 +68,7 @@ def archive_labels(
     unnamed = (target == 1) & ~melanoma
     return pd.DataFrame({"target": target, "diagnosis": finest, "unnamed": unnamed})
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #1fe6b890
 def say_left_out(
     name: str,  # of the source
     labels: pd.DataFrame,  # of archive_labels
@@ -134,7 +134,7 @@ def is_archive_table(source: Source) -> bool:
     header = {name.strip().strip('"') for name in re.split("[,;\t]", line)}
     return "isic_id" in header and "target" not in header and bool(header & set(GENERAL))
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #7b2332f2
 def read_isic_archive(source: Source, split: str) -> pd.DataFrame:
     "The archive's metadata.csv: isic_id, diagnosis in levels, patient_id, lesion_id, site."
     path: Any = source.root
@@ -175,7 +175,7 @@ def read_isic_archive(source: Source, split: str) -> pd.DataFrame:
         )
     return kept.assign(split=split if split in ("train", "validation", "test") else "train")
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #0de763da
 def archive_images(
     folder: Place,  # that holds metadata.csv
 ) -> Images:
@@ -204,7 +204,7 @@ def read_isic2024(source: Source, split: str) -> pd.DataFrame:
         )
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #e19d0d18
 def _labels_2024(
     frame: pd.DataFrame, name: str, part: str, left_out: bool, path: Place
 ) -> pd.DataFrame:
@@ -227,7 +227,7 @@ def _labels_2024(
     print(f"{name}: label = malignant, by the column target: no column says which are melanomas")
     return frame.assign(target=malignant, diagnosis=frame.get("iddx_1"))
 
-
+# %% ../../nbs/data/20_isic_archive.ipynb #cd6f212f
 def _images_2024(names: pd.Series, root: Place, part: str, source: Source) -> pd.Series:
     "Paths from the folders, and from the HDF5 file for what they lack."
     folders = [root / f"{part}-image" / "image", root / f"{part}-image", root / "images", root]

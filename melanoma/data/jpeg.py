@@ -35,7 +35,7 @@ class JpegMarks:
     ended: bool = False  # it has its end mark
     complete: bool = False  # some scan brings every bit of every coefficient
 
-
+# %% ../../nbs/data/51_jpeg.ipynb #a38a1f5f
 def jpeg_marks(data: bytes) -> JpegMarks:
     "Walk the markers of a JPEG; its pixels are not decoded."
     frame = bits = width = height = scans = segments = fill = 0

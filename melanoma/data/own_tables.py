@@ -63,7 +63,7 @@ def find_files(
 
     return [found(name) for name in written]
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #cd3b3cdf
 def _below_image_dir(source: Source, written: Sequence[str]) -> list[str | None]:
     folder = image_folder(source)
     images = Images()
@@ -82,7 +82,7 @@ def _below_image_dir(source: Source, written: Sequence[str]) -> list[str | None]
         result.append(_only(source, name, paths) if paths else None)
     return result
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #5bfa2227
 def _inside(folder: Any, below: str) -> Place | None:
     "A folder below another, whatever the case of its name."
     for part in PurePosixPath(below).parts:
@@ -96,7 +96,7 @@ def _inside(folder: Any, below: str) -> Place | None:
         folder = step
     return folder
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #ad4d90ee
 def _meant(name: str, paths: list[str]) -> list[str]:
     "Of files alike but for case and suffix those that are written just so, if there are any."
     last = PurePosixPath(name).name
@@ -109,7 +109,7 @@ def _meant(name: str, paths: list[str]) -> list[str]:
             return exact
     return paths
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #de463ae0
 def _only(source: Source, name: str, paths: list[str]) -> str:
     if len(paths) > 1:
         raise BadTable(
@@ -173,7 +173,7 @@ def read_labelled_csv(source: Source, split: str) -> pd.DataFrame:
     frame.attrs["positive"] = used
     return frame
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #57e17be0
 def _column_of(
     path: Place, frame: pd.DataFrame, words: tuple[str, ...], own: tuple[str, ...], what: str
 ) -> str:
@@ -187,7 +187,7 @@ def _column_of(
         )
     return found[0] if found else ""
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #15a81e28
 def _its_split(source: Source, frame: pd.DataFrame, split: str) -> pd.DataFrame:
     "The rows that a split asks for, by the table's own column; without one all are train."
     own = (source.image_col, source.target_col, source.group_col)
@@ -209,7 +209,7 @@ def _its_split(source: Source, frame: pd.DataFrame, split: str) -> pd.DataFrame:
                 )
     return frame.assign(split="train")
 
-
+# %% ../../nbs/data/40_own_tables.ipynb #77e692a5
 def _listed_names(source: Source, listed: list[str], paths: list[str | None]) -> list[str]:
     "Names as in the table; longer where two files would have one."
     folder = readable(image_folder(source) if source.image_dir else source.root.parent)

@@ -45,7 +45,7 @@ def read_siim(
     target = to_target(frame["target"], where) if "target" in frame else -1
     return frame.assign(target=target, anatom_site=frame.get("anatom_site_general_challenge"))
 
-
+# %% ../../nbs/data/15_readers.ipynb #69c91b4a
 def read_siim2020(source: Source, split: str) -> pd.DataFrame:
     "SIIM-ISIC 2020: train.csv and test.csv, images in jpeg/train and jpeg/test (or train/, test/)."
 
@@ -55,7 +55,7 @@ def read_siim2020(source: Source, split: str) -> pd.DataFrame:
 
     return read_siim(source, split, files)
 
-
+# %% ../../nbs/data/15_readers.ipynb #80718899
 def read_deotte(source: Source, split: str) -> pd.DataFrame:
     "Deotte's resized JPEGs: jpeg-melanoma-SxS, jpeg-isic2019-SxS, malignant-v2-SxS."
     root = source.root
@@ -92,11 +92,11 @@ def read_deotte(source: Source, split: str) -> pd.DataFrame:
         print(f"{source.label}: {int(unwanted.sum())} images of tfrecord −1 left out")
     return frame.assign(tfrecord=shard)[~unwanted].reset_index(drop=True)
 
-
+# %% ../../nbs/data/15_readers.ipynb #b15eb07e
 def _files(root: Place) -> list:
     return [p for p in root.iterdir() if p.is_file()] if root.is_dir() else []
 
-
+# %% ../../nbs/data/15_readers.ipynb #e106f81a
 def read_siim_npy(source: Source, split: str, size: int = 0) -> pd.DataFrame:
     "Resized SIIM arrays x_train_{size}.npy: row i of the array is row i of train.csv."
 
@@ -117,7 +117,7 @@ def read_siim_npy(source: Source, split: str, size: int = 0) -> pd.DataFrame:
 
     return read_siim(source, split, rows)
 
-
+# %% ../../nbs/data/15_readers.ipynb #61a910d6
 def read_ham10000(source: Source, split: str) -> pd.DataFrame:
     "HAM10000: several images of one lesion share lesion_id; melanoma is dx = mel."
     root = source.root
@@ -146,7 +146,7 @@ def read_ham10000(source: Source, split: str) -> pd.DataFrame:
         split="train",
     )
 
-
+# %% ../../nbs/data/15_readers.ipynb #d1bdc535
 def read_isic2017(source: Source, split: str) -> pd.DataFrame:
     "ISIC 2017, part 3: the parts that are there (training, validation, test) are pooled."
     root, parts = source.root, []
@@ -183,7 +183,7 @@ def read_isic2017(source: Source, split: str) -> pd.DataFrame:
         )
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/data/15_readers.ipynb #11e1c9f3
 def read_isic2019(source: Source, split: str) -> pd.DataFrame:
     "ISIC 2019: one column a diagnosis, melanoma is MEL; several images may share a lesion_id."
     root, parts = source.root, []

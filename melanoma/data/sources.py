@@ -135,7 +135,7 @@ class Images(dict[str, str | None]):  # name without suffix → path
         found = self[name]
         return default if found is None else found
 
-
+# %% ../../nbs/data/10_sources.ipynb #34ec1b24
 def index_images(
     folders: Sequence[Place],  # searched in this order, not below
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
@@ -146,7 +146,7 @@ def index_images(
         found.add(folder.iterdir() if folder.is_dir() else ())
     return found
 
-
+# %% ../../nbs/data/10_sources.ipynb #dca50d3a
 def source_images(
     source: Source,
     folders: Sequence[Place],  # where its layout has images
@@ -167,7 +167,7 @@ def source_images(
         )
     return found
 
-
+# %% ../../nbs/data/10_sources.ipynb #b54bfe70
 def image_folder(source: Source) -> Place:
     "The folder named by image_dir."
     folder = place(Path(source.image_dir).expanduser())
@@ -212,7 +212,7 @@ def identity(
     everywhere = name.str.fullmatch(ARCHIVE_ID.pattern).fillna(False).astype(bool)
     return name.where(everywhere, source.astype("string") + ":" + name).astype("string")
 
-
+# %% ../../nbs/data/10_sources.ipynb #39ca1331
 def patient_key(
     table: pd.DataFrame,  # source, patient_id
 ) -> pd.Series:  # missing where no patient is known
@@ -252,7 +252,7 @@ def label_word(text: str) -> str:
     except ValueError:
         return plain(text)
 
-
+# %% ../../nbs/data/10_sources.ipynb #a499d2aa
 def to_target(
     values: pd.Series,  # 0/1, true/false, benign/malignant, a diagnosis
     where: str,  # file and column, for the error
@@ -273,7 +273,7 @@ def to_target(
         )
     return target.astype(int)
 
-
+# %% ../../nbs/data/10_sources.ipynb #d45facbe
 def clean_text(values: pd.Series) -> pd.Series:
     "Text without blanks at its ends; empty and `unknown` are missing."
     return values.astype("string").str.strip().replace({"unknown": None, "": None})

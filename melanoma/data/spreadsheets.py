@@ -102,7 +102,7 @@ def read_csv(
         frame[columns[0]] = first.map(bare)
     return _decimal_points(frame, set(types))
 
-
+# %% ../../nbs/data/02_spreadsheets.ipynb #8f36ed06
 def _named(head: list[str], columns: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
     "Headers, those that are wanted in the spelling that is wanted; no name twice."
     names = [h or f"Unnamed: {i}" for i, h in enumerate(head)]
@@ -116,7 +116,7 @@ def _named(head: list[str], columns: tuple[str, ...], known: tuple[str, ...]) ->
             names[i] = f"{name}.{number}"
     return names
 
-
+# %% ../../nbs/data/02_spreadsheets.ipynb #0dbfa0fc
 def _decimal_points(frame: pd.DataFrame, text: set[str]) -> pd.DataFrame:
     "Numbers out of columns such as 45,5."
     for column in frame.columns.difference(list(text)):
@@ -130,7 +130,7 @@ def _decimal_points(frame: pd.DataFrame, text: set[str]) -> pd.DataFrame:
             frame[column] = pd.to_numeric(values.str.replace(",", ".")).reindex(frame.index)
     return frame
 
-
+# %% ../../nbs/data/02_spreadsheets.ipynb #61610bd0
 def listing(folder: Any) -> str:
     "What lies in a folder, for an error."
     if not folder.is_dir():
@@ -151,7 +151,7 @@ def guarded(frame: pd.DataFrame) -> pd.DataFrame:
     "A table for a CSV that is opened by hand: no text in it begins a formula."
     return _each_text(frame, spreadsheet)
 
-
+# %% ../../nbs/data/02_spreadsheets.ipynb #da823bd8
 def unguarded(frame: pd.DataFrame) -> pd.DataFrame:
     "The table that `guarded` was given."
     return _each_text(frame, from_spreadsheet)

@@ -126,7 +126,7 @@ def store_size(
         )
     return size or sizes[0]
 
-
+# %% ../../nbs/data/60_store.ipynb #28f56993
 @dataclass(frozen=True)
 class Store:
     "Pixels and lesion table of one run, row i of one belonging to row i of the other."

@@ -62,7 +62,7 @@ def draw_table(
     )
     return table.iloc[rng.permutation(n)].reset_index(drop=True)
 
-
+# %% ../../nbs/data/80_synthetic.ipynb #81ea4496
 def draw_tables(
     patients: int,  # training patients
     test_patients: int,  # test patients, all others than those
@@ -112,7 +112,7 @@ def is_same_dataset(folder: Path, manifest: dict) -> bool:
         return True
     raise BadInput(f"{folder} {fault}. Choose another folder or remove this one.")
 
-
+# %% ../../nbs/data/80_synthetic.ipynb #2813d905
 def write_dataset(folder: Path, train: pd.DataFrame, test: pd.DataFrame, manifest: dict) -> None:
     "Write tables, images and manifest of a data set into a new folder."
     for part, table in (("train", train), ("test", test)):

@@ -65,7 +65,7 @@ def named_path(path: Path) -> Path:
     version = path.name.isdigit() and path.parent.name == "versions"
     return path.parents[1] if version else path
 
-
+# %% ../../nbs/data/45_table.ipynb #0436db88
 def parse_sources(
     text: str,  # 'KIND=PATH; KIND=PATH'
     train_only: str = "",  # names or kinds, separated by commas
@@ -123,7 +123,7 @@ def lesion_table(
     table = pd.concat(frames, ignore_index=True)
     return _same_everywhere(table) if len(sources) > 1 else table
 
-
+# %% ../../nbs/data/45_table.ipynb #65d5902f
 def _same_everywhere(table: pd.DataFrame) -> pd.DataFrame:
     "One group for an image of the ISIC Archive that several sources have, whatever its size."
     name = table["image_name"].str.removesuffix("_downsampled")
@@ -132,7 +132,7 @@ def _same_everywhere(table: pd.DataFrame) -> pd.DataFrame:
         group=join_groups(table["group"], name.where(name.str.fullmatch(r"ISIC_\d{7}"), own))
     )
 
-
+# %% ../../nbs/data/45_table.ipynb #cbb91240
 def _finish(frame: pd.DataFrame, source: Source, missing: str) -> pd.DataFrame:
     "Fill the common columns of one source and check what every source must hold."
     for column in COLUMNS:
@@ -171,7 +171,7 @@ def _finish(frame: pd.DataFrame, source: Source, missing: str) -> pd.DataFrame:
     frame["group"] = join_groups(frame["group"], frame["duplicate_of"].fillna(frame["image_name"]))
     return frame[list(COLUMNS)]
 
-
+# %% ../../nbs/data/45_table.ipynb #dfc4750a
 def _say_unknown(source: Source, what: str, values: pd.Series) -> None:
     "Name values that cannot be used; they are missing, and their images are not."
     if len(values):
@@ -180,7 +180,7 @@ def _say_unknown(source: Source, what: str, values: pd.Series) -> None:
             f"({len(values):,} images)"
         )
 
-
+# %% ../../nbs/data/45_table.ipynb #5c325676
 def _own_ids(frame: pd.DataFrame) -> pd.Series:
     "The patient, else the lesion, else the image; none of them is taken for another level's."
     patient, lesion, image = frame["patient_id"], frame["lesion_id"], frame["image_name"]
@@ -188,7 +188,7 @@ def _own_ids(frame: pd.DataFrame) -> pd.Series:
     own = patient.fillna(lesion)
     return own.fillna(("image " + image).where(image.isin(own.dropna()), image))
 
-
+# %% ../../nbs/data/45_table.ipynb #e12eb8af
 def check_labels(
     table: pd.DataFrame,  # a lesion table that is to be trained on
 ) -> None:

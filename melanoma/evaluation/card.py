@@ -58,11 +58,11 @@ def _row(part: Mapping[str, Any]) -> list[str]:
         return ["–", "–", *counts]
     return [_figure(part, "auroc"), _figure(part, "ap"), *counts]
 
-
+# %% ../../nbs/evaluation/10_card.ipynb #225d14df
 def _figure(part: Mapping[str, Any], key: str, digits: int = 3) -> str:
     return spelled([part[f"{key}{end}"] for end in ("", "_low", "_high")], digits)
 
-
+# %% ../../nbs/evaluation/10_card.ipynb #77bfa5f3
 def _results(metrics: Mapping[str, Any]) -> str:
     rows = [["**all, pooled**", *_row(metrics["pooled"])]]
     rows += [[f"source {code(k)}", *_row(v)] for k, v in metrics["by_source"].items()]
@@ -77,7 +77,7 @@ def _results(metrics: Mapping[str, Any]) -> str:
         table += "\n\n" + markdown_table(["all, pooled", "value (95 % interval)"], more, right=1)
     return table
 
-
+# %% ../../nbs/evaluation/10_card.ipynb #bee82858
 def _calibration(run: Run, metrics: Mapping[str, Any]) -> str:
     calibration, why = find_calibration(run)
     if calibration is None:
@@ -108,7 +108,7 @@ def _calibration(run: Run, metrics: Mapping[str, Any]) -> str:
         text += "\n\nBoth are measured on the images that the two numbers were fitted on."
     return text
 
-
+# %% ../../nbs/evaluation/10_card.ipynb #058d9009
 def _training(run: Run, folds: Mapping[int, Mapping[str, Any]]) -> str:
     split = read_json(run.folds_manifest)["parameters"]
     paths = {k: run.fold_weights(k) for k in folds if run.fold_weights(k).exists()}
@@ -134,7 +134,7 @@ def _training(run: Run, folds: Mapping[int, Mapping[str, Any]]) -> str:
         f"{differ if len(recipes) > 1 else ''}\n\n" + markdown_table(["parameter", "value"], rows)
     )
 
-
+# %% ../../nbs/evaluation/10_card.ipynb #b1f9434b
 def _data(run: Run, data: Mapping[str, DataSet]) -> str:
     table = pd.read_parquet(run.store / "table.parquet", columns=["source", "target"])
     counts = table[table["target"] >= 0].groupby("source")["target"].agg(["size", "sum"])

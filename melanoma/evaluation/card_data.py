@@ -62,6 +62,6 @@ def card_data(
         **other,  # type: ignore[arg-type]
     )
 
-
+# %% ../../nbs/evaluation/09_card_data.ipynb #e12accbd
 def _span(part: Mapping[str, Any], key: str = "auroc") -> str:
     return f"95 % {part[f'{key}_low']:.3f} to {part[f'{key}_high']:.3f}"

@@ -170,7 +170,7 @@ class Evaluation:
             "made_from": made_from(self.run),
         }
 
-
+# %% ../../nbs/evaluation/20_evaluation.ipynb #1b7f7ca9
 def _as_json(row: pd.Series) -> dict[str, Any]:
     "A row of a summary as JSON holds it; NaN becomes null."
     figures = {k: None if pd.isna(row[k]) else float(row[k]) for k in FIGURES}

@@ -44,7 +44,7 @@ class FoldTable:
             )
         return f'<table style="border-collapse:collapse">{"".join(lines)}</table>'
 
-
+# %% ../../nbs/evaluation/17_fold_table.ipynb #34bf9406
 def _whisker(middle: float, low: float, high: float, start: float) -> str:
     "An interval as a line with a dot, on a scale from start to 1, in the colour of the text."
     a, m, b = (2 + 156 * (x - start) / (1 - start) for x in (low, middle, high))
@@ -55,7 +55,7 @@ def _whisker(middle: float, low: float, high: float, start: float) -> str:
         'fill="#0072B2"/></svg>'
     )
 
-
+# %% ../../nbs/evaluation/17_fold_table.ipynb #874b9254
 def fold_table(
     run: Run,
 ) -> FoldTable:
@@ -79,7 +79,7 @@ def fold_table(
     columns = ["fold", "images", "melanomas", "trained", "epoch", "auroc", "low", "high"]
     return FoldTable(pd.DataFrame(rows, columns=columns))
 
-
+# %% ../../nbs/evaluation/17_fold_table.ipynb #1ca5ba81
 def _figures(oof: pd.DataFrame) -> dict[str, float]:
     "AUROC and its clustered interval; none where there is one class only."
     if not 0 < oof["target"].sum() < len(oof):

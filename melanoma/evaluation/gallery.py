@@ -35,7 +35,7 @@ def patient_names(
     alike = key.groupby(table["patient_id"]).transform("nunique") > 1
     return key.where(alike, table["patient_id"].astype("string"))
 
-
+# %% ../../nbs/evaluation/15_gallery.ipynb #9900a142
 @dataclass(frozen=True)
 class Board:
     "ModelOutput images of a run, with the store that holds their pixels."

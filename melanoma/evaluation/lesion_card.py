@@ -44,7 +44,7 @@ def percent(
     digits = 0 if p >= 0.0995 else 1 if p >= 0.00995 else 2
     return f"{100 * p:.{digits}f} %"
 
-
+# %% ../../nbs/evaluation/13_lesion_card.ipynb #dd6be397
 @dataclass(frozen=True)
 class Lesion:
     "One image with what is known of it; shows itself as a card."

@@ -24,7 +24,7 @@ def code(value: Any) -> str:
     "A value as Markdown code."
     return f"`{plain(value)}`"
 
-
+# %% ../../nbs/evaluation/08_markdown.ipynb #232898a7
 def markdown_table(
     heads: list[str],
     rows: Iterable[Iterable[Any]],  # cells, ready to stand

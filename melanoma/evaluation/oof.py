@@ -39,7 +39,7 @@ def _read(
     chosen = [paths[k] for k in sorted(paths) if k in trained or not trained]
     return [pd.read_csv(path, dtype=NAMES) for path in chosen]
 
-
+# %% ../../nbs/evaluation/00_oof.ipynb #21561f64
 def views_table(
     run: Run,
     part: str,  # oof or inner
@@ -58,7 +58,7 @@ def views_table(
     pooled.attrs["views"] = views
     return pooled
 
-
+# %% ../../nbs/evaluation/00_oof.ipynb #05ae62bf
 def oof_table(
     run: Run,
     views: int = 0,  # of an image: 1, 4 or 8; 0 = as many as all folds were trained on
@@ -116,7 +116,7 @@ def fit_run(
     members = oof["fold"].nunique()
     return fit_calibration(oof["target"], oof["logit"], members, oof.attrs["views"], agreement)
 
-
+# %% ../../nbs/evaluation/00_oof.ipynb #089782e3
 def fit_record(
     run: Run,
 ) -> tuple[Calibration, dict[str, Any]]:  # for as many views as were trained on; calibration.json
@@ -126,7 +126,7 @@ def fit_record(
     by_views = {str(v): fit.to_dict() for v, fit in fits.items()}
     return whole, whole.to_dict() | {"by_views": by_views, "made_from": made_from(run)}
 
-
+# %% ../../nbs/evaluation/00_oof.ipynb #506fda1e
 def calibrate_run(
     run: Run,
 ) -> Calibration:  # for as many views as were trained on
@@ -135,7 +135,7 @@ def calibrate_run(
     write_json(run.calibration, record)
     return whole
 
-
+# %% ../../nbs/evaluation/00_oof.ipynb #3cccbb63
 def find_calibration(
     run: Run,
     views: int = 0,  # that prediction averages; 0 = as many as were trained on

@@ -94,7 +94,7 @@ def _clipped(p: np.ndarray) -> np.ndarray:
     "Probabilities held within what the logit scale shows."
     return np.clip(p, TICKS[0], TICKS[-1])
 
-
+# %% ../../nbs/evaluation/05_plots.ipynb #a2d1164a
 def _percent_scale(ax: Axes, which: str, low: float, high: float) -> None:
     "Turn an axis ('x' or 'y') into a logit scale from low to high, ticks as percentages."
     getattr(ax, f"set_{which}scale")("logit")

@@ -45,7 +45,7 @@ def curves(evaluation: Evaluation) -> Figure:
     figure.tight_layout()
     return figure
 
-
+# %% ../../nbs/evaluation/21_report_pictures.ipynb #afa893df
 def reliability(evaluation: Evaluation) -> Figure:
     "Said against happened, as trained and calibrated."
     oof = evaluation.oof
@@ -57,7 +57,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     figure.tight_layout()
     return figure
 
-
+# %% ../../nbs/evaluation/21_report_pictures.ipynb #455e0528
 def mistake_sheets(
     oof: pd.DataFrame,  # source, image_name, target
     probability: np.ndarray,  # or score, (n,)
@@ -91,7 +91,7 @@ def part_table(data: "FoldData", fold: int) -> pd.DataFrame:  # a row per part
     names = {"validation": "validation (chooses the epoch)", "held_out": f"held out (fold {fold})"}
     return pd.DataFrame(rows).T.rename(index=names)
 
-
+# %% ../../nbs/evaluation/21_report_pictures.ipynb #00616b85
 def augmented_sheet(data: "FoldData", config: TrainConfig) -> Figure:
     "Eight training images as they are stored, and augmented in three epochs."
     train = data.dataset("train", config)
@@ -105,7 +105,7 @@ def augmented_sheet(data: "FoldData", config: TrainConfig) -> Figure:
         stored + drawn, titles, heading=f"stored, and policy {policy!r} three times"
     )
 
-
+# %% ../../nbs/evaluation/21_report_pictures.ipynb #07ebce52
 def held_out_figure(
     oof: pd.DataFrame,  # target, score, group
     fold: int,

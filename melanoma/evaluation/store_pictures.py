@@ -41,7 +41,7 @@ def pair_counts(
     )
     return counts.reindex(list(PAIRS)).fillna(0).astype(int)
 
-
+# %% ../../nbs/evaluation/19_store_pictures.ipynb #d2cfdef9
 def duplicate_sheet(
     store: Store,
     pairs: pd.DataFrame,  # of Store.duplicates
@@ -82,7 +82,7 @@ def example_sheets(
             sheets.append(contact_sheet(store.images[chosen], names, heading=heading))
     return sheets
 
-
+# %% ../../nbs/evaluation/19_store_pictures.ipynb #afcd7946
 def plot_shapes(store: Store, ax: Axes) -> Axes:
     "Width and height of the originals, by source."
     shapes = store.table.groupby(["source", "width", "height"]).size().reset_index(name="images")

@@ -91,11 +91,11 @@ class Built:
         long = self.hours is not None and self.hours > SESSION / 4
         return ": build with --gpu, or with fewer views (--tta 1)" if long else ""
 
-
+# %% ../../nbs/kaggle/20_builder.ipynb #cb57f99c
 def _listed(folds: list[int]) -> str:
     return ", ".join(map(str, folds))
 
-
+# %% ../../nbs/kaggle/20_builder.ipynb #7ade6801
 def build_kaggle(
     home: Run,
     username: str,
@@ -186,7 +186,7 @@ def build_kaggle(
     shown_folder = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     return Built(shown_folder, username, home.name, sorted(weights), kernels, hours)
 
-
+# %% ../../nbs/kaggle/20_builder.ipynb #6dbde08f
 def recipe_for_inference(home: Run) -> dict[str, Any]:
     "What is trained at home may come from sources that no training kernel can read."
     kinds = ["siim2020"]

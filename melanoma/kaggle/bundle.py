@@ -27,8 +27,6 @@ from ..run.manifest import why_outdated
 
 # %% ../../nbs/kaggle/18_bundle.ipynb #6ac2a3b4
 BUNDLE = "melanoma-bundle.json"  # by this file a kernel knows the data set
-
-
 OWN = ("csv", "folder", "dicom")  # kinds of source that may be of somebody's own patients
 PREDICTED = {  # of the held-out lesions, beside hashes: what is pooled with other folds
     "oof.csv": ["source", "image_name", "group", "target", "logit", "fold"],
@@ -57,7 +55,7 @@ class Contents:
             lines.append(f"  {path}: {', '.join(document)}")
         return "\n".join([*lines, f"  wheels: melanoma, {', '.join(self.packages)}"])
 
-
+# %% ../../nbs/kaggle/18_bundle.ipynb #850f576e
 def contents_of(
     home: Run,
     recipe: Mapping[str, Any],
@@ -95,7 +93,7 @@ def contents_of(
             bundle["held_out"] = {k: pooled[k] for k in named}
     return Contents(dict(weights), start, packages, tables, documents)
 
-
+# %% ../../nbs/kaggle/18_bundle.ipynb #5c93b81f
 def _calibration(
     home: Run, weights: Iterable[int], say: Callable[[str], None]
 ) -> dict[str, Any] | None:
@@ -112,7 +110,7 @@ def _calibration(
         say(f"scores alone will be given there: {error}")
         return None
 
-
+# %% ../../nbs/kaggle/18_bundle.ipynb #bc67f19e
 def own_patients(
     home: Run,
 ) -> list[str]:  # names of sources
@@ -123,7 +121,7 @@ def own_patients(
     names = pd.read_csv(home.folds, dtype=NAMES)["source"].unique() if home.folds.exists() else []
     return [name for name in names if name.partition("-")[0] in OWN]
 
-
+# %% ../../nbs/kaggle/18_bundle.ipynb #ceacb6fe
 def write_dataset(
     folder: Path,
     home: Run,

@@ -41,7 +41,7 @@ class Found:
         parts = [f"{kind} in {shown(folders)}" for kind, folders in self.layouts.items()]
         return "; ".join(parts) or "no images in a known layout"
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #1af169f0
 def columns_of(path: Path) -> list[str]:
     "The header of a CSV."
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -53,7 +53,7 @@ def holds_pictures(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         return any(e.name.lower().endswith((".jpg", ".jpeg", ".png")) for e in entries)
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #54892247
 def layout_of(
     folder: Path,
     names: set[str],  # what lies in it
@@ -86,7 +86,7 @@ def layout_of(
         return "deotte" if "tfrecord" in header else "siim2020"
     return "tables"
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #82bdac58
 def find_inputs(
     root: Path,  # /kaggle/input
 ) -> Found:
@@ -128,7 +128,7 @@ def side_of(folder: Path) -> int:  # px, the shorter side
                 return min(image.size)
     return 0
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #9efe3b91
 def fitting(
     folders: list[Path],  # of one kind
     kind: str,
@@ -151,7 +151,7 @@ def fitting(
         raise BadInput(f"{kind} is attached more than once: {shown(folders)}; detach all but one.")
     return folders[0]
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #51c0bde3
 def choose_images(
     found: Found,
     rule: Preprocessing,  # of the weights
@@ -191,7 +191,7 @@ def with_tables(
         link.symlink_to(path)
     return both
 
-
+# %% ../../nbs/kaggle/00_inputs.ipynb #4954fd0a
 def choose_sample(
     found: Found,
     folder: Path,  # the images that are predicted

@@ -38,7 +38,7 @@ def with_values(
                 lines[at.lineno - 1] = line[: at.col_offset] + text + line[at.end_col_offset :]
     return "".join(lines)
 
-
+# %% ../../nbs/kaggle/16_kernels.ipynb #6d9a3829
 def write_kernel(
     folder: Path,
     name: str,  # inference or train

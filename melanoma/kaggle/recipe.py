@@ -45,7 +45,7 @@ def slug_of(
         name = f"{name[:kept].strip('-')}-{digest(run)[:8]}"
     return f"melanoma-{name}{ending}"
 
-
+# %% ../../nbs/kaggle/10_recipe.ipynb #22b12381
 def check_username(username: str) -> str:
     "Refuse what is no user name on Kaggle."
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,38}", username.lower()):
@@ -102,7 +102,7 @@ def recipe_of(
     left = {k: v for k, v in chosen.items() if k not in ("pretrained", "force")}
     return recipe | {"training": json.dumps(left), "pretrained": config.model.pretrained}
 
-
+# %% ../../nbs/kaggle/10_recipe.ipynb #53567aa4
 def _prepared(home: Run, images: str) -> dict[str, Any]:
     "What a run's store says, or why no kernel can make such a one."
     stored = read_json(home.store / "manifest.json")["parameters"]
@@ -133,11 +133,11 @@ def _prepared(home: Run, images: str) -> dict[str, Any]:
         "prepare": json.dumps({k: v for k, v in more.items() if v != known[k]}),
     }
 
-
+# %% ../../nbs/kaggle/10_recipe.ipynb #546a9643
 def _sources(stored: Mapping[str, Any]) -> list[Source]:
     return parse_sources(";".join(stored["sources"]), stored["train_only"])
 
-
+# %% ../../nbs/kaggle/10_recipe.ipynb #5b0455a4
 def _wanted(source: Source, home: Run) -> dict[str, Any]:
     "A source as the recipe names it: no path of this machine, a few images by their hashes."
     last = list(named_path(source.path).parts[-2:])
@@ -153,7 +153,7 @@ def _wanted(source: Source, home: Run) -> dict[str, Any]:
     found = {"kind": source.kind, "name": source.name, "place": place}
     return found | {"train_only": source.train_only, "images": names}
 
-
+# %% ../../nbs/kaggle/10_recipe.ipynb #4954c8b8
 def kinds_of(recipe: Mapping[str, Any]) -> list[str]:
     "The kinds of a recipe's sources, each once."
     return list(dict.fromkeys(w.kind for w in read_wanted(recipe["sources"])))

@@ -40,7 +40,7 @@ def hashed(
     "What an image is called where its name is nobody's business."
     return digest([source, name])
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #9434ed1e
 def anonymous(
     table: pd.DataFrame,  # oof.csv or views.csv: source, image_name, group or part, target, logit…
 ) -> pd.DataFrame:  # the same without patient_id, names and groups as hashes, ordered by these
@@ -53,7 +53,7 @@ def anonymous(
         done["group"] = [hashed("", g) for g in table["group"]]
     return done.drop(columns="patient_id", errors="ignore").sort_values("image_name")
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #04c19663
 def shared_split(
     folds: pd.DataFrame,  # folds.csv
 ) -> pd.DataFrame:  # image, group: hashes; fold
@@ -61,7 +61,7 @@ def shared_split(
     done = anonymous(folds)[["image_name", "group", "fold"]]
     return done.rename(columns={"image_name": "image"})
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #977da0c1
 def use_split(
     home: Run,  # prepared
     split: Path,  # split.csv, of shared_split; split.json beside it says how it was made
@@ -89,7 +89,7 @@ def use_split(
     write_manifest(home.folds_manifest, f"folds of run {home.name}", how, {}, [home.folds.name])
     return len(folds)
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #9edee2c8
 def same_names(
     home: Run,  # with links to the predictions of its folds
 ) -> None:
@@ -116,7 +116,7 @@ class Wanted:
         home = f", at home {self.place}" if self.place else ""
         return f"{self.name or self.kind} (kind {self.kind}{home})"
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #b9e5e4e9
 def read_wanted(
     text: str,  # JSON: a list of the fields of Wanted
 ) -> list[Wanted]:
@@ -140,7 +140,7 @@ def _is_named(path: Path, place: str, root: Path) -> bool:
     parts = {_slug(part) for part in path.relative_to(root).parts}
     return bool(place) and {_slug(part) for part in place.split("/")} <= parts
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #cc95aff7
 def candidates(wanted: Wanted, found: Found, root: Path) -> list[Path]:
     "Folders of the source's layout; of csv and folder what has its name, or its looks."
     last = wanted.place.rpartition("/")[2]
@@ -155,7 +155,7 @@ def candidates(wanted: Wanted, found: Found, root: Path) -> list[Path]:
         return list(dict.fromkeys(p.parent for p in classes if p.is_dir()))
     return found.layouts.get(wanted.kind, [])
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #9594aaac
 def _share(wanted: Wanted, path: Path, split: str, columns: dict[str, Any]) -> float:  # in [0, 1]
     "How many of the images asked for a candidate has; one that cannot be read has none."
     source = Source(wanted.kind, path, **columns)
@@ -166,7 +166,7 @@ def _share(wanted: Wanted, path: Path, split: str, columns: dict[str, Any]) -> f
     known = have | {hashed(wanted.name, name) for name in have}  # recipes of old have the names
     return sum(name in known for name in wanted.images) / len(wanted.images)
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #067da20f
 def find_sources(
     wanted: Sequence[Wanted],
     found: Found,  # of find_inputs
@@ -247,7 +247,7 @@ def keep_in(
     for half in run.weights.glob(f".fold{fold}.last.*"):  # of a process that was killed writing it
         half.unlink()
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #6be67bf6
 def epochs_of(path: Path) -> int:  # 0: cannot be read
     "How many epochs a state has behind it."
     import torch
@@ -261,7 +261,7 @@ def epochs_of(path: Path) -> int:  # 0: cannot be read
         print(f"{path} is no state of a fold ({type(error).__name__})")
         return 0
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #68dd1f0f
 def take_over(
     root: Path,  # /kaggle/input
     run: Run,
@@ -280,7 +280,7 @@ def take_over(
     print(f"fold {fold}: {epochs[best]} epochs of an earlier session, {best}")
     return best
 
-
+# %% ../../nbs/kaggle/05_sources.ipynb #22fcaeb9
 def earlier_split(
     root: Path,  # /kaggle/input
     run: Run,

@@ -33,7 +33,7 @@ def find_file(root: Path, name: str) -> Path | None:
     "A file by its name, wherever it is attached."
     return next(iter(found_below(root, name)), None)
 
-
+# %% ../../nbs/kaggle/02_weights.ipynb #281a136d
 def find_weights(
     root: Path,  # /kaggle/input
     run: str,
@@ -55,7 +55,7 @@ def find_weights(
         )
     return weights
 
-
+# %% ../../nbs/kaggle/02_weights.ipynb #deea97c9
 def link_run(
     home: Run,  # in a folder that can be written to
     weights: dict[int, Path],  # by fold

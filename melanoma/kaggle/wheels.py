@@ -37,7 +37,7 @@ def kaggle_image() -> tuple[dict[str, str], list[str]]:  # name → version or '
             packages[canonicalize_name(name)] = version
     return packages, pythons
 
-
+# %% ../../nbs/kaggle/15_wheels.ipynb #3fda132f
 def satisfies(need: Requirement, image: Mapping[str, str]) -> bool:
     "Does the image hold a package in a version that will do?"
     version = image.get(canonicalize_name(need.name))
@@ -49,7 +49,7 @@ def needs_of(name: str) -> list[Requirement]:
     listed = [Requirement(text) for text in distribution(name).requires or []]
     return [r for r in listed if r.marker is None or r.marker.evaluate({"extra": ""})]
 
-
+# %% ../../nbs/kaggle/15_wheels.ipynb #64504267
 def missing_packages(
     needs: Iterable[Requirement],
     image: Mapping[str, str],  # name → version, '' where any will do
@@ -97,7 +97,7 @@ def run_pip(*words: str) -> None:
         lines = [x for x in (done.stderr or done.stdout).splitlines() if x.strip()]
         raise MelanomaError(f"pip {' '.join(words[:3])} … failed:\n" + "\n".join(lines[-6:]))
 
-
+# %% ../../nbs/kaggle/15_wheels.ipynb #65504e2a
 def library_wheel(
     folder: Path,  # where it goes
 ) -> None:
@@ -115,7 +115,7 @@ def library_wheel(
         else:
             repack("melanoma", copy, folder)
 
-
+# %% ../../nbs/kaggle/15_wheels.ipynb #04604d40
 def repack(
     name: str,  # of an installed pure distribution
     scratch: Path,
@@ -136,7 +136,7 @@ def repack(
     with WheelFile(str(folder / stem), "w") as wheel:
         wheel.write_files(str(scratch))
 
-
+# %% ../../nbs/kaggle/15_wheels.ipynb #bc42d680
 def collect_wheels(
     folder: Path,
     packages: Mapping[str, str],  # name → version

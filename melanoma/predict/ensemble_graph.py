@@ -77,7 +77,7 @@ class EnsembleGraph(nn.Module):
         away = (see(self.sight, x) - self.gate_mean) @ self.gate_whitening
         return away.square().mean(1)
 
-
+# %% ../../nbs/predict/26_ensemble_graph.ipynb #de413fe7
 def see(
     sight: Classifier,
     x: torch.Tensor,  # (n, 3, size, size), 0…255
@@ -86,7 +86,7 @@ def see(
     factor = x.shape[2] // SIGHT_SIZE
     return sight.embed(nn.functional.avg_pool2d(x, factor) if factor > 1 else x)
 
-
+# %% ../../nbs/predict/26_ensemble_graph.ipynb #5334a6df
 def _undo(activation: torch.Tensor, view: int) -> torch.Tensor:
     "A map of a view, as a map of the image itself."
     if view & 4:

@@ -59,7 +59,7 @@ def export_run(
     with alone(graph_paths(run.weights)[0], doing), reading(run.store, doing):
         return _export(run, ensemble, weights, views, say)
 
-
+# %% ../../nbs/predict/30_export.ipynb #e55d3e01
 def _export(
     run: Run,
     ensemble: Ensemble,
@@ -108,7 +108,7 @@ def _export(
     open_graph(run)  # compiled once here, the service starts from what that leaves behind
     return header
 
-
+# %% ../../nbs/predict/30_export.ipynb #4951becc
 def learn_gate(
     store: Store, say: Callable[[str], None] = print
 ) -> tuple[Classifier | None, Gate | None]:
@@ -127,14 +127,14 @@ def learn_gate(
             seen.append(see(sight, pixels.permute(0, 3, 1, 2).float()))
     return sight, fit_gate(torch.cat(seen).numpy())
 
-
+# %% ../../nbs/predict/30_export.ipynb #9917aacc
 def _heat_scale(scored: ModelOutput) -> float | None:  # None where there is no map
     "The activation that is painted in full: what 95 % of images stay below."
     if scored.activation is None:
         return None
     return float(max(np.quantile(scored.activation.max((1, 2)), 0.95), 1e-3))
 
-
+# %% ../../nbs/predict/30_export.ipynb #4ca7a181
 def _exported(run: Run, views: int) -> dict[str, Any] | None:
     "The header of a graph that is there and still right."
     onnx, path = graph_paths(run.weights)
@@ -155,7 +155,7 @@ def _exported(run: Run, views: int) -> dict[str, Any] | None:
         )
     return header if header["calibration"] == _calibration(run, views) else None
 
-
+# %% ../../nbs/predict/30_export.ipynb #0c414863
 def _calibration(
     run: Run, views: int, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any] | None:
@@ -165,14 +165,14 @@ def _calibration(
         say(f"the graph gives scores and no probability: {why}")
     return found.to_dict() if found else None
 
-
+# %% ../../nbs/predict/30_export.ipynb #d5f9f342
 def _parity_rows(target: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(1)
     melanomas = rng.permutation(np.flatnonzero(target == 1))[: PARITY_IMAGES // 2]
     others = rng.permutation(np.flatnonzero(target != 1))[: PARITY_IMAGES - len(melanomas)]
     return np.sort(np.concatenate([melanomas, others]))
 
-
+# %% ../../nbs/predict/30_export.ipynb #440fc765
 def check_parity(
     path: Path,  # the graph
     module: EnsembleGraph,  # it was traced from
@@ -212,7 +212,7 @@ def check_parity(
     assert kept is not None
     return found, kept
 
-
+# %% ../../nbs/predict/30_export.ipynb #2ae36c94
 def _training(run: Run, table: pd.DataFrame) -> dict[str, Any]:
     "What the folds were trained on."
     labelled = table[table["target"] >= 0]
@@ -227,7 +227,7 @@ def _training(run: Run, table: pd.DataFrame) -> dict[str, Any]:
         "drawings": only_drawings(run),
     }
 
-
+# %% ../../nbs/predict/30_export.ipynb #afb0b8b3
 def _metrics(run: Run) -> dict[str, Any] | None:
     "The pooled out-of-fold figures."
     if why_outdated(run, run.metrics):

@@ -49,7 +49,7 @@ def _key(
     same = {"split": split, "given": given}
     return next(n for n in names if n not in entries or entries[n].items() >= same.items())
 
-
+# %% ../../nbs/predict/35_external.ipynb #accc9ce6
 def kept_entries(
     path: Path,  # metrics_external.json
     made_from: Mapping[str, Mapping[str, str]],  # by run, of weight_digests: now
@@ -67,7 +67,7 @@ def _figures(target: np.ndarray, score: np.ndarray, group: np.ndarray) -> dict[s
     counts = {"n": len(target), "positives": int(target.sum())}
     return dict.fromkeys(FIGURES) | counts | {"clustered": is_clustered(group, len(group))}
 
-
+# %% ../../nbs/predict/35_external.ipynb #9013e560
 def _said(found: Mapping[str, Any]) -> str:
     "AUROC and AP in words."
     if found["auroc"] is None:
@@ -76,7 +76,7 @@ def _said(found: Mapping[str, Any]) -> str:
     counts = f"{found['positives']:,} melanomas among {found['n']:,}"
     return f"AUROC {spelled(auroc, 4)} by mean, AP {spelled(ap, 4)}, {counts}"
 
-
+# %% ../../nbs/predict/35_external.ipynb #b9ce44cc
 @dataclass
 class External:
     "The figures of one prediction; shows itself as lines of text."
@@ -100,7 +100,7 @@ class External:
         assert ax, "no source has both classes"
         return ax
 
-
+# %% ../../nbs/predict/35_external.ipynb #449d68a9
 def score_external(
     table: pd.DataFrame,  # source, image_name, patient_id, lesion_id, group, target, sha256, phash
     voices: Mapping[Any, np.ndarray],  # log odds by fold, or by run of a blend, each (n,)
@@ -138,7 +138,7 @@ def score_external(
     write_json(path, entries)
     return result
 
-
+# %% ../../nbs/predict/35_external.ipynb #de10b504
 def _measure(
     name: str,  # of the source
     part: pd.DataFrame,  # its rows
@@ -188,7 +188,7 @@ def _measure(
         result.curves.append((f"{name}, {word}", target[use], score[use], group[use]))
     return found, use
 
-
+# %% ../../nbs/predict/35_external.ipynb #a820174a
 def _compare(
     part: pd.DataFrame,
     voices: Mapping[Any, np.ndarray],

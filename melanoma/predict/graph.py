@@ -29,7 +29,7 @@ def graph_paths(
     "Where a run's graph lies."
     return weights / "ensemble.onnx", weights / "ensemble.json"
 
-
+# %% ../../nbs/predict/20_graph.ipynb #654767b4
 @dataclass(frozen=True)
 class Graph:
     "An exported ensemble, ready to run."
@@ -65,7 +65,7 @@ class Graph:
         for start in range(0, len(images), batch_size):
             yield self(images[start : start + batch_size])
 
-
+# %% ../../nbs/predict/20_graph.ipynb #25efc59e
 def read_graph_header(
     run: Run,
 ) -> dict[str, Any]:  # ensemble.json
@@ -83,7 +83,7 @@ def read_graph_header(
         )
     return header
 
-
+# %% ../../nbs/predict/20_graph.ipynb #1d1aa7d6
 def check_graph(
     run: Run,
     header: dict[str, Any],
@@ -104,13 +104,13 @@ def check_graph(
             f"(changed since: fold {shown(stale.result())}): {again}"
         )
 
-
+# %% ../../nbs/predict/20_graph.ipynb #c36c8936
 def stale_folds(run: Run, header: dict[str, Any]) -> list[int]:
     "Folds whose weights are not those the graph was made from; weights that are gone are not."
     was = header["fold_sha256"]
     return sorted(k for k, p in run.trained_weights().items() if was.get(str(k)) != file_sha256(p))
 
-
+# %% ../../nbs/predict/20_graph.ipynb #f5d98f28
 def open_graph(
     run: Run,
     runtime: str = "auto",  # auto, openvino or onnxruntime

@@ -40,7 +40,7 @@ def heat_overlay(
     overlay[..., 3] = (alpha * 255).round()
     return overlay
 
-
+# %% ../../nbs/predict/00_heat_map.ipynb #a0bdc012
 def png(
     overlay: np.ndarray,  # uint8 (h, w, 4), RGBA
 ) -> bytes:

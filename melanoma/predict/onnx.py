@@ -57,7 +57,7 @@ def write_onnx(
     strip_notes(model)
     onnx.save(model, path)
 
-
+# %% ../../nbs/predict/27_onnx.ipynb #ceabe71d
 def strip_notes(
     message: Any,  # of protobuf: an ONNX model or a part of it
 ) -> None:

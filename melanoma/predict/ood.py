@@ -74,7 +74,7 @@ class Gate:
         "How far from the training images."
         return np.square((features - self.mean) @ self.whitening).mean(axis=1)
 
-
+# %% ../../nbs/predict/05_ood.ipynb #808ee96a
 NO_LESION = Refusal(
     "not_a_lesion",
     "This does not look like the dermoscopy images that the model was trained on. It was made for "

@@ -273,7 +273,7 @@ class Predictor:
             context_by_patient(patients, spread(said.logit), looks),
         )
 
-
+# %% ../../nbs/predict/38_predictor.ipynb #52c43581
 def _decoded(
     image: str | Path | bytes | np.ndarray,
     name: str,

@@ -54,7 +54,7 @@ class ModelOutput:
         "From a graph's outputs by name."
         return cls(*(outputs.get(name) for name in OUTPUTS))  # type: ignore[arg-type]
 
-
+# %% ../../nbs/predict/18_runtimes.ipynb #aa36090d
 class Runtime(Protocol):
     "Something that runs the graph."
 
@@ -138,7 +138,7 @@ class OpenVino:
         tensors = {name: request.get_output_tensor(i) for i, name in enumerate(self._outputs)}
         return ModelOutput.named({name: tensor.data.copy() for name, tensor in tensors.items()})
 
-
+# %% ../../nbs/predict/18_runtimes.ipynb #fba0fb15
 class OnnxRuntime:
     "The graph in ONNX Runtime, on the CPU, in fp32."
 
@@ -167,7 +167,7 @@ class OnnxRuntime:
         values = self._session.run(names, {"pixels": pixels})
         return ModelOutput.named(dict(zip(names, values, strict=True)))
 
-
+# %% ../../nbs/predict/18_runtimes.ipynb #20f825f7
 def _bytes_of(graph: Path | Callable[[], bytes]) -> Callable[[], bytes]:
     "What gives a graph's bytes, which are read once."
     if not isinstance(graph, Path):
@@ -178,14 +178,14 @@ def _bytes_of(graph: Path | Callable[[], bytes]) -> Callable[[], bytes]:
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
 
-
+# %% ../../nbs/predict/18_runtimes.ipynb #468668ce
 def cpu_has_bf16() -> bool:
     "Does OpenVINO multiply bfloat16 in hardware here?"
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-
+# %% ../../nbs/predict/18_runtimes.ipynb #dd508e7c
 def choose_runtime(
     runtime: str = "auto",  # auto, openvino or onnxruntime
     precision: str = "auto",  # auto, fp32 or bf16

@@ -94,7 +94,7 @@ class SourcePredictions:
         titles = [f"{visible(names.iloc[i])}\n{self.shown_score[i]:.3f}" for i in top]
         return contact_sheet(self.store.images[self.rows[top]], titles, heading="Scored highest")
 
-
+# %% ../../nbs/predict/42_sources.ipynb #aa033724
 def predict_sources(
     run: str | Sequence[Run],  # names separated by commas, or runs: several are blended
     config: PredictConfig,
@@ -145,7 +145,7 @@ def predict_sources(
     external = score_external(known, scores, digests, given, source.split)
     return SourcePredictions(runs, table, scores, store, external)
 
-
+# %% ../../nbs/predict/42_sources.ipynb #c452853d
 def _write_predictions(
     runs: Sequence[Run], config: PredictConfig, table: pd.DataFrame, origin: Mapping[str, Any]
 ) -> None:
@@ -161,7 +161,7 @@ def _write_predictions(
     ok = int((table["status"] == "ok").sum())
     print(f"{relative(path, root)}: {ok:,} predictions, {len(table) - ok} rejected")
 
-
+# %% ../../nbs/predict/42_sources.ipynb #f541624a
 def _write_submission(
     runs: Sequence[Run],
     config: PredictConfig,

@@ -48,7 +48,7 @@ def sample_text(path: Path) -> str:
         raise BadInput(f"{path} is empty: a CSV with image_name,target is needed.")
     return text
 
-
+# %% ../../nbs/predict/10_submission.ipynb #1abe81eb
 def read_sample(
     path: str | Path,  # sample_submission.csv
 ) -> list[str]:  # image names in their order, each once
@@ -151,7 +151,7 @@ def submission_rules(
     kept["not all targets the same"] = target.nunique() > 1  # it would score .5
     return kept
 
-
+# %% ../../nbs/predict/10_submission.ipynb #7dd2c759
 def check_submission(
     path: Path,  # submission.csv
     sample: Path,  # sample_submission.csv

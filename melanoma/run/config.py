@@ -27,7 +27,7 @@ def check_known(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise BadInput(f"{name} {value!r} is not known; known: {', '.join(known)}.")
 
-
+# %% ../../nbs/run/02_config.ipynb #82b26e68
 @dataclass(frozen=True)
 class SourcesConfig(Parameters):
     "Which images, and how their tables are read."
@@ -46,7 +46,7 @@ class SourcesConfig(Parameters):
         names = ("image_col", "target_col", "group_col", "image_dir")
         return {n: getattr(self, n) for n in names} | {"positive": ",".join(self.positive)}
 
-
+# %% ../../nbs/run/02_config.ipynb #c5da0de1
 @dataclass(frozen=True)
 class PrepareConfig(Parameters):
     "How images become a store."
@@ -91,7 +91,7 @@ class ModelConfig(Parameters):
         if self.pretrained.lower() in ("auto", "none"):  # None, from -p pretrained None
             object.__setattr__(self, "pretrained", self.pretrained.lower())
 
-
+# %% ../../nbs/run/02_config.ipynb #dd93f890
 @dataclass(frozen=True)
 class DataConfig(Parameters):
     "Which images train, and which choose the epoch."
@@ -107,14 +107,14 @@ class DataConfig(Parameters):
         if not 0 < self.inner_fraction <= 0.5:
             raise BadInput(f"inner_fraction {self.inner_fraction}: above 0, at most 0.5.")
 
-
+# %% ../../nbs/run/02_config.ipynb #befccb24
 @dataclass(frozen=True)
 class AugmentationConfig(Parameters):
     "How training images are varied."
 
     policy: str = "strong"  # none, light, strong
 
-
+# %% ../../nbs/run/02_config.ipynb #5b26c4b3
 @dataclass(frozen=True)
 class OptimisationConfig(Parameters):
     "How a model is fitted."
@@ -139,7 +139,7 @@ class OptimisationConfig(Parameters):
                 f"epochs {self.epochs}, patience {self.patience} and lr {self.lr} must be above 0."
             )
 
-
+# %% ../../nbs/run/02_config.ipynb #c95f1b4d
 @dataclass(frozen=True)
 class DeviceConfig(Parameters):
     "Where it runs."
@@ -148,7 +148,7 @@ class DeviceConfig(Parameters):
     precision: str = "auto"  # auto, fp32, bf16, fp16
     workers: int = -1  # loader processes; -1 = by the device
 
-
+# %% ../../nbs/run/02_config.ipynb #08ba6a78
 @dataclass(frozen=True)
 class TrainConfig(Parameters):
     "How one fold is trained."
@@ -162,7 +162,7 @@ class TrainConfig(Parameters):
     seed: int = 0  # of the head's start, the order and the augmentations
     force: bool = False  # train again though the fold is finished
 
-
+# %% ../../nbs/run/02_config.ipynb #3c2970a2
 DEFAULTS: dict[str, Any] = TrainConfig().parameters()
 
 # %% ../../nbs/run/02_config.ipynb #4e462bf3

@@ -28,7 +28,7 @@ def weight_files(
     named = {p: re.fullmatch(r"fold(\d+)\.safetensors", p.name) for p in folder.glob("fold*")}
     return dict(sorted((int(match[1]), path) for path, match in named.items() if match))
 
-
+# %% ../../nbs/run/00_layout.ipynb #8099e964
 @dataclass(frozen=True)
 class Run:
     "The layout of one run: every path in one place."
@@ -116,7 +116,7 @@ def known_runs(
         found |= {p.parent.name for p in root.glob(f"weights/*/{pattern}")}
     return sorted(name for name in found if NAME.fullmatch(name))  # not: old copy
 
-
+# %% ../../nbs/run/00_layout.ipynb #e08d8d54
 def meant(
     name: str,  # as typed
     known: list[str],
@@ -127,7 +127,7 @@ def meant(
     word = near[0] if near else lower.get(name.lower(), "")
     return f" Did you mean {word!r}?" if word else ""
 
-
+# %% ../../nbs/run/00_layout.ipynb #2ebc7c9f
 def find_run(
     name: str,
     root: str | Path | None = None,  # default: the project's
@@ -169,7 +169,7 @@ def blended_runs(
         raise BadInput(f"{len(runs)} runs: their names make too long a folder name; take fewer.")
     return runs
 
-
+# %% ../../nbs/run/00_layout.ipynb #75189e6e
 def blend_folder(runs: Sequence[Run]) -> Path:
     "Where predictions of these runs lie: in output/A+B, of one run in its own folder."
     return runs[0].folder.parent / "+".join(run.name for run in runs)

@@ -28,7 +28,7 @@ def file_mark(path: Path) -> dict[str, Any]:  # size, and sha256 of files that a
     size = path.stat().st_size
     return {"size": size} | ({"sha256": file_sha256(path)} if size <= HASHED else {})
 
-
+# %% ../../nbs/run/05_manifest.ipynb #19f1eca0
 def damaged_outputs(manifest: Path) -> list[str]:  # names
     "The outputs of a finished stage that are gone, or not of the size that was written."
     was = read_json(manifest)
@@ -41,7 +41,7 @@ def damaged_outputs(manifest: Path) -> list[str]:  # names
 
     return [name for name in was["outputs"] if not whole(name)]
 
-
+# %% ../../nbs/run/05_manifest.ipynb #febd6dd8
 def finished(
     manifest: Path,  # the stage's manifest.json
     parameters: Mapping[str, Any],  # what it is called with now
@@ -71,7 +71,7 @@ def finished(
         )
     return True
 
-
+# %% ../../nbs/run/05_manifest.ipynb #6169a91c
 def write_manifest(
     manifest: Path,  # written last: it says that the stage is whole
     stage: str,
@@ -109,7 +109,7 @@ def sha256_of(path: Path) -> str:
 
 TRAINED_ON = ["source", "image_name", "row", "group", "target", "sha256"]  # columns of the store
 
-
+# %% ../../nbs/run/05_manifest.ipynb #a1f2fab5
 @lru_cache(maxsize=16)
 def _store_digest(table: str, size: int, time: int, rule: str) -> str:
     import pandas as pd  # not for those who only ask for a path
@@ -125,13 +125,13 @@ def store_digest(run: Run) -> str:
     rule = digest(read_json(manifest)["preprocessing"])
     return _store_digest(str(table), table.stat().st_size, table.stat().st_mtime_ns, rule)
 
-
+# %% ../../nbs/run/05_manifest.ipynb #ae61c1a1
 def fold_inputs(run: Run) -> dict[str, str]:
     "Digests of what training reads: the images and their split."
     run.need(run.folds, f"melanoma folds --run {run.name}")
     return {"folds.csv": sha256_of(run.folds)[:16], "store": store_digest(run)}
 
-
+# %% ../../nbs/run/05_manifest.ipynb #342ab18a
 def outdated_folds(run: Run) -> dict[int, list[str]]:  # fold → what has changed since
     "Trained folds whose split or images are no longer those of the run."
     found = {}
@@ -142,7 +142,7 @@ def outdated_folds(run: Run) -> dict[int, list[str]]:  # fold → what has chang
             found[k] = [name for name in now if was.get(name) != now[name]]
     return {k: names for k, names in found.items() if names}
 
-
+# %% ../../nbs/run/05_manifest.ipynb #8375197e
 def made_from(
     run: Run,
     calibration: bool = False,  # is the calibration part of it, as for predictions?
@@ -156,7 +156,7 @@ def made_from(
         files |= {f"fold{k}/{name}": run.fold(k) / name for name in ("oof.csv", "views.csv")}
     return {name: sha256_of(path)[:16] for name, path in files.items() if path.exists()}
 
-
+# %% ../../nbs/run/05_manifest.ipynb #85c453f7
 def changes_since(
     run: Run,
     recorded: Mapping[str, str],  # as of `made_from`, when the file was derived
@@ -173,7 +173,7 @@ def changes_since(
     listed = [name for name in sorted(recorded.keys() | now.keys()) if kind(name) in here]
     return [name for name in listed if recorded.get(name) != now.get(name)]
 
-
+# %% ../../nbs/run/05_manifest.ipynb #b4b3e5b6
 def why_outdated(
     run: Run,
     path: Path,  # metrics.json, calibration.json, predictions.json

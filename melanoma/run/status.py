@@ -88,7 +88,7 @@ class RunStatus:
     def _repr_html_(self) -> str:
         return status_html(self.run)
 
-
+# %% ../../nbs/run/10_status.ipynb #9bcee21d
 def status_html(run: Run) -> str:
     "How far a run is, as a notebook shows it, readable on light and on dark."
     try:
@@ -109,7 +109,7 @@ def status_html(run: Run) -> str:
         f'run {html.escape(run.name)}</div><div style="{grid}">{"".join(lines)}</div></div>'
     )
 
-
+# %% ../../nbs/run/10_status.ipynb #bb02fb12
 def run_status(run: Run) -> RunStatus:
     "Read how far a run is from its files."
     trained = list(run.trained_weights())
@@ -136,7 +136,7 @@ def run_status(run: Run) -> RunStatus:
         **about,
     )
 
-
+# %% ../../nbs/run/10_status.ipynb #62eef3ef
 def _is_exported(run: Run, trained: list[int]) -> bool:
     "Is there a graph of these weights? (They may be elsewhere.)"
     path = run.weights / "ensemble.json"
@@ -173,7 +173,7 @@ def next_command(
     export = f"melanoma export --run {name}"
     return export if predicted else f"{predict}, or {export}"
 
-
+# %% ../../nbs/run/10_status.ipynb #7748dd29
 def _as_trained(state: RunStatus) -> str:
     "The parameters of the first trained fold, where they are not the defaults."
     first = (state.trained or state.outdated)[0]

@@ -63,7 +63,7 @@ def example(name: str) -> bytes:  # JPEG
     assert done
     return data.tobytes()
 
-
+# %% ../../nbs/serve/30_app.ipynb #b31670dd
 def example_list() -> dict[str, Any]:
     "What examples there are."
 
@@ -93,7 +93,7 @@ def _form(fieldname: str, most: int) -> dict[str, Any]:
     content = {"schema": schema, "encoding": {fieldname: {"contentType": kinds}}}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
-
+# %% ../../nbs/serve/30_app.ipynb #9227b4af
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     "The problems of an operation in OpenAPI's words."
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
@@ -106,6 +106,8 @@ Prevalence = Annotated[
     float | None,
     Query(gt=0, lt=1, description="Share of melanomas where the number is read; default: study."),
 ]
+
+# %% ../../nbs/serve/30_app.ipynb #226cca06
 Heatmap = Annotated[bool, Query(description="Send a heat map.")]
 EVERYWHERE = (400, 401, 421, 431)
 UPLOAD_PROBLEMS = (*EVERYWHERE, 403, 408, 413, 415, 422, 503)
@@ -248,7 +250,7 @@ def make_app(
     app.mount("/docs-static", StaticFiles(directory=str(swagger)), "docs-static")
     return Guard(app, service)
 
-
+# %% ../../nbs/serve/30_app.ipynb #23c5c730
 DOCS = """<!doctype html>
 <html lang="en">
 <head>
@@ -275,7 +277,7 @@ def _linked(
     link = rf'\1="{root_path}/\2'
     return re.sub(r'\b(href|src)="((?:static|docs)\b)', link, page) if root_path else page
 
-
+# %% ../../nbs/serve/30_app.ipynb #e6eaebc9
 def add_problem_schema(app: FastAPI) -> None:
     "Put the problem document among the OpenAPI document's schemas."
     original = app.openapi

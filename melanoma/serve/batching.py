@@ -32,7 +32,7 @@ class Busy(MelanomaError):
 class Late(Busy):
     "An image waited past its deadline and was not scored."
 
-
+# %% ../../nbs/serve/00_batching.ipynb #3e5009ce
 @dataclass
 class Waiting:
     "An image on its way through the queue."
@@ -41,7 +41,7 @@ class Waiting:
     deadline: float  # on time.monotonic's clock
     future: "asyncio.Future[ModelOutput]"
 
-
+# %% ../../nbs/serve/00_batching.ipynb #14a0cf83
 @dataclass
 class Batcher:
     "Scores images in batches, from as many coroutines as like."
@@ -154,7 +154,7 @@ class Batcher:
             self.seconds_per_image += weight * (each - self.seconds_per_image)
             self.on_batch(len(batch), seconds)
 
-
+# %% ../../nbs/serve/00_batching.ipynb #0f14a72f
 def _deliver(batch: list[Waiting], answers: list) -> None:
     "Hand the answers over to the coroutines that wait for them: one call into their event loop."
 

@@ -79,7 +79,7 @@ def most_connections() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MOST_CONNECTIONS if soft < 0 else max(8, min(MOST_CONNECTIONS, soft - OWN_FILES))
 
-
+# %% ../../nbs/serve/33_connections.ipynb #4061710b
 class PlainHttp(HttpToolsProtocol):
     "uvicorn's HTTP/1.1 with limits; a request that offers an upgrade is read like any other."
 
@@ -217,7 +217,7 @@ class PlainHttp(HttpToolsProtocol):
             self.stuck = min(self.stuck, now)
         return now > self.stuck + WRITE_SECONDS or (now > self.due and not self.at_work)
 
-
+# %% ../../nbs/serve/33_connections.ipynb #e3d87165
 class WatchedServer(uvicorn.Server):
     "uvicorn's server, which looks once a second after connections that are overdue."
 

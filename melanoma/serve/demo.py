@@ -41,7 +41,7 @@ def load_demo(
         service.failure = f"the demo model could not be made: {error}"
         os.kill(os.getpid(), signal.SIGTERM)
 
-
+# %% ../../nbs/serve/22_demo.ipynb #5eb90604
 def train_demo(service: Service, run: Run) -> None:
     "Train and export in a process of its own; its steps become the service's phase."
     service.phase = "drawing lesions to train on"

@@ -26,7 +26,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         yield kind, begin, stop
         at = stop
 
-
+# %% ../../nbs/serve/07_heic.ipynb #2ee8a1c4
 def heic_pixels(
     data: bytes,  # a HEIC file
 ) -> int:
@@ -72,7 +72,7 @@ def heic_pixels(
 
     return cost(first)
 
-
+# %% ../../nbs/serve/07_heic.ipynb #f9248ec6
 def _areas(data: bytes, at: int, sizes: list[int]) -> dict[int, int]:
     "Pixels of the pictures to which an `ipma` box gives a size."
     number, step = (">I" if data[at] else ">H"), 1 + (data[at + 3] & 1)

@@ -165,7 +165,7 @@ class Guard:
                 {"WWW-Authenticate": "Bearer"},
             )
 
-
+# %% ../../nbs/serve/25_middleware.ipynb #2823d6f8
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::\d{0,5})?")
 
 
@@ -185,12 +185,12 @@ def answers_to(
         return False
     return name == server or any(host.strip("[]") in ("0.0.0.0", "::") for host in hosts)
 
-
+# %% ../../nbs/serve/25_middleware.ipynb #bc78c9d7
 def _named(name: str, hosts: tuple[str, ...]) -> bool:
     names = [host.strip("[]").lower().rstrip(".") for host in hosts]
     return name in names or any(h.startswith("*.") and name.endswith(h[1:]) for h in names)
 
-
+# %% ../../nbs/serve/25_middleware.ipynb #ddc5c3e4
 def _header(
     name: bytes,
     value: bytes,
@@ -206,7 +206,7 @@ def _header(
         return (to + f"?{target.query}" * bool(target.query)).encode("latin1")
     return value
 
-
+# %% ../../nbs/serve/25_middleware.ipynb #f680beda
 def problem_response(problem: Problem, request_id: str) -> Response:
     "A problem document."
     return Response(
@@ -216,7 +216,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
         "application/problem+json",
     )
 
-
+# %% ../../nbs/serve/25_middleware.ipynb #e48b2858
 def as_problem(error: Exception) -> Problem:
     "What an exception is, said as a problem."
     if isinstance(error, Problem):

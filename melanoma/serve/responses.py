@@ -35,7 +35,7 @@ class Model(BaseModel):
     version: str = Field(description="Of the melanoma package.")
     graph: str = Field(description="First 16 hexadecimal digits of the graph's SHA-256.")
 
-
+# %% ../../nbs/serve/10_responses.ipynb #77eb20bd
 class LesionAnswer(BaseModel):
     "What the model says of one image."
 
@@ -60,7 +60,7 @@ class LesionAnswer(BaseModel):
     model: Model
     note: str = NOT_A_DIAGNOSIS
 
-
+# %% ../../nbs/serve/10_responses.ipynb #86f2a387
 class PatientLesion(LesionAnswer):
     "What the model says of one of a patient's lesions."
 
@@ -75,7 +75,7 @@ class PatientLesion(LesionAnswer):
     )
     ugly_duckling: bool = Field(description="Stands out: one of the two scores is 3.5 or more.")
 
-
+# %% ../../nbs/serve/10_responses.ipynb #19b32970
 class PatientAnswer(BaseModel):
     "What the model says of one patient's lesions, in the order sent."
 
@@ -85,7 +85,7 @@ class PatientAnswer(BaseModel):
     model: Model
     note: str = NOT_A_DIAGNOSIS
 
-
+# %% ../../nbs/serve/10_responses.ipynb #0589ea16
 class ProblemDocument(BaseModel):
     "An error (RFC 9457)."
 
@@ -197,7 +197,7 @@ class ResponseBuilder:
             said += f"{who} {'stand' if out > 1 else 'stands'} out from the others."
         return {"lesions": answers, "context": said}
 
-
+# %% ../../nbs/serve/10_responses.ipynb #63680381
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 

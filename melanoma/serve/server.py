@@ -33,7 +33,7 @@ def give_memory_back() -> None:
     if mallopt:  # not on macOS, nor with musl
         mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
-
+# %% ../../nbs/serve/35_server.ipynb #675ca132
 def run_server(
     service: Service,
     host: str = "127.0.0.1",
@@ -91,7 +91,7 @@ def run_server(
     if service.failure:
         raise MelanomaError(service.failure)
 
-
+# %% ../../nbs/serve/35_server.ipynb #77bde768
 @contextlib.contextmanager
 def reloading(service: Service) -> Iterator[None]:
     "For a block, SIGHUP loads the model anew."
@@ -113,7 +113,7 @@ def reloading(service: Service) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGHUP, before)
 
-
+# %% ../../nbs/serve/35_server.ipynb #2319cf32
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 

@@ -56,7 +56,7 @@ class ServedModel:
             time.sleep(0.1)
         self.batcher.stop()
 
-
+# %% ../../nbs/serve/20_service.ipynb #855838a6
 @dataclass
 class Service:
     "The model, its queue, and where it stands."
@@ -171,7 +171,7 @@ class Service:
             one.scored, one.square = found, None
         return decoded, responses
 
-
+# %% ../../nbs/serve/20_service.ipynb #5e224a99
 @dataclass
 class DecodedUpload:
     "An image that was read and judged."
@@ -182,7 +182,7 @@ class DecodedUpload:
     square: np.ndarray | None  # uint8 (size, size, 3), until it is scored; None: refused
     scored: ModelOutput | None = None
 
-
+# %% ../../nbs/serve/20_service.ipynb #743ecab6
 def decode(
     upload: Upload,
     predictor: Predictor,
@@ -194,7 +194,7 @@ def decode(
     shape = Decoded(np.zeros((0, 0, 3), np.uint8), image.width, image.height, image.mode)
     return DecodedUpload(upload.name, shape, refusal, square)
 
-
+# %% ../../nbs/serve/20_service.ipynb #abd57ace
 def _together(problems: list[Problem]) -> Problem:
     "The problems of several images as one."
     first = problems[0]

@@ -50,7 +50,7 @@ class Settings:
         most = min(limits.max_images, self.queue)
         object.__setattr__(self, "limits", replace(limits, max_images=most))
 
-
+# %% ../../nbs/serve/17_settings.ipynb #9e1254b3
 def read_api_key(
     path: str | Path | None,  # a file that holds the key and nothing else
 ) -> str:  # '' where there is no file
@@ -65,7 +65,7 @@ def read_api_key(
         raise BadInput(f"the API key in {path} should be 16 or more printable ASCII characters.")
     return key
 
-
+# %% ../../nbs/serve/17_settings.ipynb #e663bd65
 def is_loopback(
     host: str,  # name or address
 ) -> bool:

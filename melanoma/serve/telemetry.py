@@ -34,7 +34,7 @@ class JsonLines(logging.Formatter):
             line["where"] = _where(record.exc_info[2])
         return json.dumps(line, ensure_ascii=False)
 
-
+# %% ../../nbs/serve/15_telemetry.ipynb #fd4bd20a
 def _where(trace: Any) -> str:
     "File and line of the innermost frame."
     while trace and trace.tb_next:
@@ -44,7 +44,7 @@ def _where(trace: Any) -> str:
 
 log = logging.getLogger("melanoma.serve.app")
 
-
+# %% ../../nbs/serve/15_telemetry.ipynb #8ce165ef
 @contextlib.contextmanager
 def json_logs() -> Iterator[None]:
     "For a block, JSON lines from this program and from uvicorn on stderr, and nothing else there."
@@ -65,7 +65,7 @@ def json_logs() -> Iterator[None]:
             os.dup2(kept.fileno(), 2)
             _log_to(logging.StreamHandler(sys.stderr))
 
-
+# %% ../../nbs/serve/15_telemetry.ipynb #45dbe672
 def _log_to(handler: logging.Handler) -> None:
     for name in ("melanoma.serve.app", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)

@@ -42,7 +42,7 @@ class Limits:
     patient_seconds: float = 10  # of waiting, before its pace counts
     least_rate: float = 4000  # bytes a second of waiting, on average
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #591e9fb9
 @dataclass(frozen=True)
 class Upload:
     "One image as it was sent."
@@ -51,7 +51,7 @@ class Upload:
     name: str  # the client's own name for it, cut and cleaned; shown back and never used
     data: bytes = field(repr=False)
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #bacaca3d
 def clean_name(
     name: str | None,  # as the client sent it: any text, any length, with or without a path
 ) -> str:
@@ -60,7 +60,7 @@ def clean_name(
     kept = "".join(c for c in last if c.isprintable())
     return kept.strip()[:120] or "image"
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #81a0f590
 def sent_name(
     disposition: str,  # a part's Content-Disposition, its bytes taken for Latin-1
     name: str | None,  # the file name in it
@@ -79,7 +79,7 @@ def sent_name(
             return text
     return text
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #5fd1b789
 def _text(data: bytes, charset: str = "utf-8") -> str:
     "Bytes as text: UTF-8 where they are, else what Windows would make of them."
     try:
@@ -101,7 +101,7 @@ def form_boundary(
         raise Problem("not-a-form", "Send the image as multipart/form-data with a boundary.")
     return boundary
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #d7901677
 async def read_uploads(
     chunks: AsyncIterator[bytes],  # the request's body
     content_type: str | None,
@@ -160,7 +160,7 @@ async def read_uploads(
     if not count:
         raise Problem("bad-parameter", f"The form holds no image: send it as field {fieldname!r}.")
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #8bdc6d86
 def _images(n: int) -> str:
     return "one image" if n == 1 else f"{n} images"
 
@@ -171,7 +171,7 @@ def _named(index: int, segment: MultipartSegment | None) -> dict[str, Any]:
     disposition = segment.header("Content-Disposition", "")
     return {"index": index, "name": clean_name(sent_name(disposition, segment.filename))}
 
-
+# %% ../../nbs/serve/05_uploads.ipynb #d89fd1e4
 async def _in_time(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncIterator[bytes]:
     "The body's chunks, as long as they come fast enough and the waiting for them has an end."
     loop, waited, size, source = asyncio.get_running_loop(), 0.0, 0, aiter(chunks)

@@ -52,7 +52,7 @@ def sockets_work(
     path.unlink()
     return True
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #f22c4c42
 def private_folder() -> tuple[Path, bool]:  # the folder, and can it hold sockets?
     "Make a folder for temporary files that nobody else can look into; remove those of the dead."
     prefix = f"melanoma-{HERE}-{os.getpid()}-"
@@ -71,7 +71,7 @@ def private_folder() -> tuple[Path, bool]:  # the folder, and can it hold socket
     except OSError as error:
         raise MelanomaError(f"there is no folder for temporary files: {error}") from None
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #6c034a7d
 @contextlib.contextmanager
 def kernel_folder() -> Iterator[tuple[Path, dict[str, str]]]:
     "A private folder for a block, and a kernel manager's settings that keep all its files there."
@@ -119,7 +119,7 @@ class KernelFailed(MelanomaError):
         super().__init__(f"{what}: `melanoma doctor` looks for what is wrong.")
         self.what, self.started = what, started
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #93d14f02
 class StageKernel(AsyncKernelManager):
     "A kernel whose process writes to kernel.log; its exit code, if it dies, is in kernel.exit."
 
@@ -142,7 +142,7 @@ class StageKernel(AsyncKernelManager):
             Path(self.connection_file).with_suffix(".exit").write_text(str(code))
         return self.has_kernel and code is None
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #62b68c3c
 def why_it_failed(
     folder: Path,  # the kernel's
     error: Exception,  # what papermill made of it
@@ -176,12 +176,12 @@ class Echo:
         "Pass on what was written."
         self.stream.flush()
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #0b28f05d
 def _not_of_cells(record: logging.LogRecord) -> bool:
     "Keep asyncio from reporting the cell that was interrupted: the caller knows."
     return "async_execute_cell" not in record.getMessage()
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #bf35fdec
 def execute(
     notebook: Path,
     output: Path,  # the executed notebook, written after each cell
@@ -214,7 +214,7 @@ def execute(
         except OSError as error:
             raise MelanomaError(f"{output} cannot be written: {error}.") from None
 
-
+# %% ../../nbs/stages/00_kernel.ipynb #b9b4de97
 def try_kernel() -> None:
     "Start a kernel and run a notebook of one cell, or raise `KernelFailed`."
     with tempfile.TemporaryDirectory(prefix="melanoma-") as folder:

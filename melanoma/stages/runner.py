@@ -45,7 +45,7 @@ def shipped_notebook(
             return base / folder / f"{name}.ipynb"
     raise MelanomaError(f"the notebook {name} is missing from {package}: reinstall melanoma.")
 
-
+# %% ../../nbs/stages/05_runner.ipynb #89d41651
 def stage_notebook(
     stage: str,  # prepare, folds, train, evaluate, predict
 ) -> Path:
@@ -54,7 +54,7 @@ def stage_notebook(
         raise BadInput(f"stage {stage!r} is not known; known: {', '.join(STAGES)}.")
     return shipped_notebook("pipeline", STAGES[stage])
 
-
+# %% ../../nbs/stages/05_runner.ipynb #460a8442
 def stage_parameters(
     notebook: Path,
 ) -> dict[str, Any]:  # defaults by name
@@ -107,7 +107,7 @@ def run_stage(
         _tidy(running, root)
         running.replace(output)
 
-
+# %% ../../nbs/stages/05_runner.ipynb #9ee991f2
 @contextlib.contextmanager
 def _running(output: Path) -> Iterator[Path]:
     "The name that a notebook is executed under; of two at once the second gets a name of its own."
@@ -119,7 +119,7 @@ def _running(output: Path) -> Iterator[Path]:
             path = output.with_name(f"{output.stem}.{os.getpid()}.running.ipynb")
         yield path
 
-
+# %% ../../nbs/stages/05_runner.ipynb #f0fd7480
 def _tidy(path: Path, root: Path) -> None:
     "Join prints, drop overwritten progress bars, which a browser would show, and local folders."
     import nbformat
@@ -140,7 +140,7 @@ def _tidy(path: Path, root: Path) -> None:
             cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
     nbformat.write(notebook, path)
 
-
+# %% ../../nbs/stages/05_runner.ipynb #129a2db2
 def without_places(
     part: Any,  # of a notebook
     root: Path,  # the project
@@ -153,7 +153,7 @@ def without_places(
         return [without_places(value, root) for value in part]
     return impersonal(part, root) if isinstance(part, str) else part
 
-
+# %% ../../nbs/stages/05_runner.ipynb #63807a8d
 POLICY = (  # nothing is loaded, no script runs; pictures and styles are those inside
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -176,7 +176,7 @@ def export_html(
     )
     write_text(out, sealed(body))
 
-
+# %% ../../nbs/stages/05_runner.ipynb #e2b010e8
 def sealed(
     page: str,  # HTML, of nbconvert
 ) -> str:

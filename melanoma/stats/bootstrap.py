@@ -51,7 +51,7 @@ class Curves:
     def melanomas(self) -> np.ndarray:  # (some, 1)
         return self.hits[:, -1:]
 
-
+# %% ../../nbs/stats/10_bootstrap.ipynb #181e41f5
 class CurveMaker:
     "Target, score and group, prepared for the curves of any resample."
 
@@ -84,7 +84,7 @@ class CurveMaker:
         benign = alarms[:, -1:] + weight[:, 3 * n :]
         return Curves(np.cumsum(hit, axis=1), alarms, alarms - tied, benign)
 
-
+# %% ../../nbs/stats/10_bootstrap.ipynb #28f0935a
 def curve_ap(curves: Curves) -> np.ndarray:  # (some,)
     "Average precision: precision at each melanoma, averaged."
     found = np.diff(curves.hits, axis=1, prepend=0)
@@ -92,7 +92,7 @@ def curve_ap(curves: Curves) -> np.ndarray:  # (some,)
     precision = np.divide(curves.hits, flagged, out=np.zeros_like(flagged), where=flagged > 0)
     return (found * precision).sum(axis=1) / curves.melanomas[:, 0]
 
-
+# %% ../../nbs/stats/10_bootstrap.ipynb #defdb126
 def curve_partial(curves: Curves, min_sensitivity: float = 0.8) -> np.ndarray:  # (some,)
     "Area above a sensitivity: what lies right of the curve, height by height."
     height = curves.hits / curves.melanomas
@@ -104,7 +104,7 @@ def curve_partial(curves: Curves, min_sensitivity: float = 0.8) -> np.ndarray:  
     at_cut = left + part * (right - left)  # within ties the curve is a slope
     return ((height - cut) * (1 - (at_cut + right) / 2)).sum(axis=1)
 
-
+# %% ../../nbs/stats/10_bootstrap.ipynb #a867ecfb
 def curve_sensitivity(curves: Curves, specificity: float = 0.9) -> np.ndarray:  # (some,)
     "Highest sensitivity of a threshold that keeps the specificity."
     allowed = curves.alarms / curves.benign <= 1 - specificity + 1e-12
@@ -120,7 +120,7 @@ def brier_resampler(
     error, size = np.bincount(number, (probability - target) ** 2), np.bincount(number)
     return lambda counts: (counts @ error) / (counts @ size)
 
-
+# %% ../../nbs/stats/10_bootstrap.ipynb #d502a361
 def ece_resampler(
     target: np.ndarray,  # bool (n,)
     probability: np.ndarray,  # in [0, 1], (n,)

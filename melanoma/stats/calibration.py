@@ -195,7 +195,7 @@ class Calibration:
         except (TypeError, ValueError) as e:
             raise BadInput(f"calibration holds something that is no number: {e}") from None
 
-
+# %% ../../nbs/stats/20_calibration.ipynb #6dbf4677
 def read_calibration(
     path: Path,  # calibration.json
     views: int = 0,  # that prediction averages; 0 = as many as were trained on
@@ -207,7 +207,7 @@ def read_calibration(
     found = record.get("by_views", {}).get(str(views))
     return Calibration.from_dict(found) if found else None
 
-
+# %% ../../nbs/stats/20_calibration.ipynb #8ff1db94
 def fit_calibration(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     logit: ArrayLike,  # out-of-fold logits, shape (n,)
@@ -230,7 +230,7 @@ class Combined:
     probability: np.ndarray  # (n,), in [0, 1], calibrated; NaN where there is no calibration
     study_probability: np.ndarray  # (n,), the same at the calibration's own prevalence
 
-
+# %% ../../nbs/stats/20_calibration.ipynb #60e2a54c
 def combine(
     logits: ArrayLike,  # (folds, n)
     calibration: Calibration | None = None,  # None: no probability

@@ -29,7 +29,7 @@ def group_numbers(
     number[alone] = number.max(initial=-1) + 1 + np.arange(alone.sum())
     return number
 
-
+# %% ../../nbs/stats/05_clustered.ipynb #58d18e99
 def is_clustered(group: ArrayLike | None, n: int) -> bool:
     "Has any group more than one member?"
     return len(np.unique(group_numbers(group, n))) < n
@@ -44,7 +44,7 @@ def _sums(
     centred = placements - placements.mean(axis=1, keepdims=True)
     return np.stack([np.bincount(number, row, groups) for row in centred])
 
-
+# %% ../../nbs/stats/05_clustered.ipynb #d8a6a2f1
 def clustered_covariance(
     v10: np.ndarray,  # (k, melanomas): share of benign lesions that each beats
     v01: np.ndarray,  # (k, benign): share of melanomas that beat each
@@ -129,7 +129,7 @@ def independence(
         f"training again with another seed, nor another clinic. {who}"
     )
 
-
+# %% ../../nbs/stats/05_clustered.ipynb #423e4630
 def count_unknown(
     table: pd.DataFrame,  # patient_id, lesion_id
 ) -> int:

@@ -50,7 +50,7 @@ class Context:
     distance: np.ndarray  # (n,), robust z of how different it looks; NaN where not known
     ugly_duckling: np.ndarray  # (n,), bool
 
-
+# %% ../../nbs/stats/00_context.ipynb #836fb38a
 def patient_context(
     logit: np.ndarray,  # (n,), of one patient's lesions
     embedding: np.ndarray | None = None,  # (n, d), where there is one

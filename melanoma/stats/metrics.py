@@ -64,7 +64,7 @@ def rarer_class(target: ArrayLike, group: ArrayLike | None) -> int:
     number = group_numbers(group, len(positive))
     return min(len(np.unique(number[positive])), len(np.unique(number[~positive])))
 
-
+# %% ../../nbs/stats/15_metrics.ipynb #d9bc1dd3
 def auroc_interval(
     target: ArrayLike,  # 0/1, shape (n,), both classes present
     score: ArrayLike,  # any monotone score, shape (n,), finite

@@ -41,7 +41,7 @@ def intervals(
         found[name] = value, *resampled_interval(value, drawn[name], rarer, level, span, turned)
     return found
 
-
+# %% ../../nbs/stats/17_summary.ipynb #ab732072
 def flat(
     figures: dict[str, tuple[float, float, float]],  # of intervals
 ) -> dict[str, float]:
@@ -49,7 +49,7 @@ def flat(
     ends = ("", "_low", "_high")
     return {n + e: float(v) for n, f in figures.items() for e, v in zip(ends, f, strict=True)}
 
-
+# %% ../../nbs/stats/17_summary.ipynb #b6c3ffca
 def spelled(
     figure: Sequence[float],  # value, low, high
     digits: int = 3,

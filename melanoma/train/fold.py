@@ -71,7 +71,7 @@ class FoldData:
         pin = hardware.device.startswith("cuda")
         return make_loader(self.dataset(part, config), batch, training, hardware.workers, pin)
 
-
+# %% ../../nbs/train/20_fold.ipynb #91b9e16e
 def open_fold(run: Run, config: TrainConfig) -> FoldData:
     "Open the store and find the fold's rows in it."
     inputs = fold_inputs(run)
@@ -108,7 +108,7 @@ def keep_state(
 
     return on_epoch
 
-
+# %% ../../nbs/train/20_fold.ipynb #e4fd830e
 def kept_state(run: Run, config: TrainConfig, fingerprint: str) -> dict[str, Any] | None:
     "The state to go on from, if one was left by the same parameters on the same data."
     path = run.fold_last(config.fold)
@@ -135,7 +135,7 @@ def view_columns(
     views = by_view.shape[1]
     return {f"logit_{n}": by_view[:, :n].mean(axis=1) for n in COUNTS if n <= views}
 
-
+# %% ../../nbs/train/20_fold.ipynb #15f06449
 def score_part(
     data: FoldData,
     part: str,  # held_out or validation
@@ -151,7 +151,7 @@ def score_part(
     scores = {"logit": logit, "score": expit(logit), "fold": config.fold}
     return rows.assign(**scores, **view_columns(by_view))
 
-
+# %% ../../nbs/train/20_fold.ipynb #08f0b9a1
 def train_fold(
     run: Run,
     config: TrainConfig,
@@ -169,7 +169,7 @@ def train_fold(
             raise BadInput(f"run {run.name!r} was prepared or split anew meanwhile: train again.")
         return _train_fold(run, config, data, model, origin)
 
-
+# %% ../../nbs/train/20_fold.ipynb #5f936421
 def fitted_of(run: Run, fold: int) -> Fitted:
     "What fitting left, of a finished fold, read from its files."
     history = pd.read_csv(run.fold(fold) / "history.csv").to_dict("records")
@@ -179,7 +179,7 @@ def fitted_of(run: Run, fold: int) -> Fitted:
         [{str(k): v for k, v in r.items()} for r in history], best, header["best_epoch"], score
     )
 
-
+# %% ../../nbs/train/20_fold.ipynb #f201d698
 def _train_fold(
     run: Run, config: TrainConfig, data: FoldData | None, model: Classifier | None, origin: str
 ) -> Fitted:
@@ -212,7 +212,7 @@ def _train_fold(
     write_fold(run, config, data, model, fitted, scored, origin)
     return fitted
 
-
+# %% ../../nbs/train/20_fold.ipynb #1b847c8e
 def write_fold(
     run: Run,
     config: TrainConfig,

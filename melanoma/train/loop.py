@@ -60,7 +60,7 @@ def train_epoch(
         total, seen = total + value.item() * len(target), seen + len(target)
     return total / max(1, seen)
 
-
+# %% ../../nbs/train/10_loop.ipynb #a2bd926e
 @torch.inference_mode()
 def predict(
     model: Classifier,
@@ -88,7 +88,7 @@ class Fitted:
     best_epoch: int
     best_score: float
 
-
+# %% ../../nbs/train/10_loop.ipynb #7b299c4a
 def fit(
     model: Classifier,
     train: DataLoader,  # of make_loader, shuffled

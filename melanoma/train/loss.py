@@ -45,7 +45,7 @@ def bce(
     weight = 1 + (pos_weight - 1) * target
     return F.binary_cross_entropy_with_logits(logit, smooth, weight=weight)
 
-
+# %% ../../nbs/train/00_loss.ipynb #7b2cfa77
 def focal(
     logit: torch.Tensor,  # (n,)
     target: torch.Tensor,  # 0/1, (n,)
@@ -58,7 +58,7 @@ def focal(
     truth = torch.sigmoid(torch.where(target > 0.5, logit, -logit))
     return ((1 - truth) ** gamma * each).mean()
 
-
+# %% ../../nbs/train/00_loss.ipynb #5b569769
 def make_loss(
     name: str = "bce",  # bce or focal
     pos_weight: float = 1.0,

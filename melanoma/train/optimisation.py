@@ -26,7 +26,7 @@ def cosine_factor(
         return (step + 1) / (rise + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
-
+# %% ../../nbs/train/08_optimisation.ipynb #7a19c994
 def make_optimizer(model: Classifier, config: OptimisationConfig) -> torch.optim.Optimizer:
     "Adam or AdamW; norms and biases are not decayed."
     if config.optimizer == "adam":
@@ -39,7 +39,7 @@ def make_optimizer(model: Classifier, config: OptimisationConfig) -> torch.optim
     ]
     return torch.optim.AdamW(groups, lr=config.lr)
 
-
+# %% ../../nbs/train/08_optimisation.ipynb #27997dd4
 def make_schedule(
     optimizer: torch.optim.Optimizer,
     config: OptimisationConfig,

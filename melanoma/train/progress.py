@@ -19,7 +19,7 @@ def resolved(run: Run, config: TrainConfig) -> dict[str, Any]:
     "The parameters as a manifest keeps them: size 0 becomes the store's."
     return config.parameters() | {"size": store_size(run.store, config.data.size)}
 
-
+# %% ../../nbs/train/15_progress.ipynb #724fb9c8
 def fold_finished(run: Run, config: TrainConfig) -> bool:
     "Is this fold trained in just this way? Trained in another way is an error."
     manifest = run.fold(config.fold) / "manifest.json"
