@@ -61,7 +61,8 @@ def main(checkout: Path) -> None:
     print(
         f"{len(modules)} modules, {sum(lengths.values()):,} lines, {len(arrows)} imports between "
         f"them\nlongest module: {longest.relative_to(checkout)}, {lengths[longest]} lines; "
-        f"{over} over 300\nexport cells: {len(cells)}, median {statistics.median(cells):.0f} lines, "
+        f"{over} over 300\n"
+        f"export cells: {len(cells)}, median {statistics.median(cells):.0f} lines, "
         f"p90 {cells[int(0.9 * len(cells))]}, longest {cells[-1]}"
     )
 

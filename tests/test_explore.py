@@ -18,7 +18,7 @@ from jupyter_client.manager import start_new_kernel
 
 from melanoma.core.errors import BadInput
 from melanoma.evaluation.fold_table import fold_table
-from melanoma.evaluation.gallery import Board
+from melanoma.evaluation.gallery import Gallery
 from melanoma.evaluation.lesion_card import Lesion, Patient
 from melanoma.run.layout import Run
 from melanoma.run.status import status_html
@@ -132,7 +132,7 @@ def test_what_is_missing_is_named_with_its_command(executed, explored):
     code, errors, _ = executed["no_predictions"]
     assert code != 0 and "first `melanoma predict --run twin --source KIND=PATH" in errors
     with pytest.raises(BadInput, match="first `melanoma train --run untrained`"):
-        Board.of_folds(Run.named("untrained", explored))
+        Gallery.of_folds(Run.named("untrained", explored))
 
 
 def test_every_notebook_is_executed_here_and_kept_without_outputs():
@@ -176,16 +176,16 @@ def test_a_run_shows_how_far_it_is(explored):
 
 
 def test_a_patient_shows_every_lesion_highest_first(explored):
-    board = Board.of_folds(Run.named("tiny", explored))
-    name = board.patients().sort_values("lesions").index[-1]
-    patient = board.patient(name)
+    gallery = Gallery.of_folds(Run.named("tiny", explored))
+    name = gallery.patients().sort_values("lesions").index[-1]
+    patient = gallery.patient(name)
     page = Tags(patient._repr_html_())
-    assert page.tags.count("img") == len(patient.lesions) == board.patients()["lesions"].max()
+    assert page.tags.count("img") == len(patient.lesions) == gallery.patients()["lesions"].max()
     places = [page.text.index(x.image_name) for x in patient.lesions]
     assert places == sorted(places) and patient.lesions[0].rank == 1
-    one = board.lesion(patient.lesions[1].image_name)
+    one = gallery.lesion(patient.lesions[1].image_name)
     assert (one.rank, one.patient_id) == (patient.lesions[1].rank, name)
-    predicted = Board.of_predictions(Run.named("tiny", explored))
+    predicted = Gallery.of_predictions(Run.named("tiny", explored))
     assert len(predicted.table) and set(predicted.table["target"]) == {-1}
 
 

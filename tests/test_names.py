@@ -116,11 +116,11 @@ def test_predict_prints_and_draws_any_names(trained, hostile):
     exact = unguarded(pd.read_csv(path, dtype={"image_name": str}))
     assert set(exact["image_name"]) == {*NAMES.values(), "mole", "-broken"}
     assert (exact["status"] == "ok").sum() == len(NAMES) + 1
-    from melanoma.evaluation.gallery import Board
+    from melanoma.evaluation.gallery import Gallery
     from melanoma.run.layout import Run
 
-    board = Board.of_predictions(Run.named("tiny", trained))
-    assert board.lesion("=HYPERLINK(1)").image_name == "=HYPERLINK(1)"
+    gallery = Gallery.of_predictions(Run.named("tiny", trained))
+    assert gallery.lesion("=HYPERLINK(1)").image_name == "=HYPERLINK(1)"
 
 
 def test_an_error_steers_no_terminal(trained, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, melanoma, succeed
 
 from melanoma.core.errors import BadInput
-from melanoma.evaluation.gallery import Board
+from melanoma.evaluation.gallery import Gallery
 from melanoma.evaluation.oof import find_calibration, oof_table
 from melanoma.run.layout import Run
 from melanoma.run.status import next_command, run_status
@@ -39,7 +39,7 @@ def test_another_split_makes_folds_and_figures_outdated(root):
     assert "folds 0, 1 of run 'tiny' were trained before folds.csv changed" in refused.stderr
     assert "OOF AUROC" not in succeed(root, "runs")
     with pytest.raises(BadInput, match="melanoma train --run tiny --folds 0,1 --force"):
-        Board.of_folds(run)
+        Gallery.of_folds(run)
 
 
 def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, drawn):
@@ -48,13 +48,13 @@ def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, d
     said = succeed(root, *predict)
     before = pd.read_csv(run.folder / "predictions.csv")
     assert before["probability"].between(0, 1).all() and "scores alone" not in said
-    assert Board.of_predictions(run).table["shown"].to_numpy() == pytest.approx(
+    assert Gallery.of_predictions(run).table["shown"].to_numpy() == pytest.approx(
         before["probability"].to_numpy()
     )
     succeed(root, "train", "--run", "tiny", "--folds", "1", *TINY, "-p", "epochs", "1", "--force")
     assert not run_status(run).metrics and not run_status(run).calibrated
     with pytest.raises(BadInput, match=r"predictions.json is of before .*fold1.*melanoma predict"):
-        Board.of_predictions(run)
+        Gallery.of_predictions(run)
     said = succeed(root, *predict)
     assert "scores alone: calibration.json is of before fold1" in said
     assert "melanoma evaluate --run tiny" in said
@@ -63,7 +63,7 @@ def test_a_fold_trained_again_makes_calibration_and_predictions_outdated(root, d
     succeed(root, "evaluate", "--run", "tiny")
     assert find_calibration(run)[1] == ""
     with pytest.raises(BadInput, match="calibration.json changed"):
-        Board.of_predictions(run)
+        Gallery.of_predictions(run)
     succeed(root, *predict)
     assert pd.read_csv(run.folder / "predictions.csv")["probability"].notna().all()
 

@@ -19,7 +19,7 @@ from melanoma.data.folds import assign_folds, fold_table, unknown_patients
 from melanoma.data.sources import image_names, patient_key
 from melanoma.data.store import Store
 from melanoma.data.table import Source, lesion_table, parse_sources
-from melanoma.evaluation.gallery import Board, patient_names
+from melanoma.evaluation.gallery import Gallery, patient_names
 from melanoma.predict.blend import blend_table
 from melanoma.predict.ensemble import within_patient
 from melanoma.predict.predictor import Predictor
@@ -106,19 +106,19 @@ def test_predictions_and_blends_rank_within_each_clinics_patient(clinics, tmp_pa
 def test_the_board_asks_which_of_two_patients_is_meant(clinics, tmp_path):
     store = build_store(lesion_table(clinics), tmp_path / "store", [32])
     scored = store.table.assign(logit=np.arange(10.0), shown=np.linspace(0.1, 0.9, 10), fold=0)
-    board = Board(store, scored.assign(patient=patient_names(scored)))
+    gallery = Gallery(store, scored.assign(patient=patient_names(scored)))
     names = ["csv-graz:1", "csv-graz:2", "csv-vienna:1", "csv-vienna:2", "IP_0000007"]
-    assert sorted(board.patients().index) == sorted(names)
-    assert board.patients()["lesions"].to_dict()["csv-vienna:1"] == 3
+    assert sorted(gallery.patients().index) == sorted(names)
+    assert gallery.patients()["lesions"].to_dict()["csv-vienna:1"] == 3
     with pytest.raises(BadInput, match="2 patients are called '1'.*csv-graz:1 or csv-vienna:1"):
-        board.patient("1")
-    mine = board.patient("1", source="csv-vienna")
+        gallery.patient("1")
+    mine = gallery.patient("1", source="csv-vienna")
     assert {x.source for x in mine.lesions} == {"csv-vienna"} and len(mine.lesions) == 3
-    assert [x.rank for x in board.patient("csv-vienna:1").lesions] == [1, 2, 3]
-    assert len(board.patient("IP_0000007").lesions) == 2
-    assert board.lesion("graz0").rank == 3
+    assert [x.rank for x in gallery.patient("csv-vienna:1").lesions] == [1, 2, 3]
+    assert len(gallery.patient("IP_0000007").lesions) == 2
+    assert gallery.lesion("graz0").rank == 3
     with pytest.raises(BadInput, match="no patient '3'"):
-        board.patient("3")
+        gallery.patient("3")
 
 
 def test_an_image_of_the_archive_keeps_one_group_in_every_source(tmp_path):

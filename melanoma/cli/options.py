@@ -20,7 +20,8 @@ import typer
 
 from ..core.errors import BadInput
 from ..core.names import readable
-from ..run.config import DEFAULTS, KINDS, PredictConfig, TrainConfig
+from ..data.source_kinds import KINDS
+from ..run.config import DEFAULTS, PredictConfig, TrainConfig
 from ..run.layout import known_runs
 
 # %% ../../nbs/cli/00_options.ipynb #ac20ed6b

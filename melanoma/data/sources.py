@@ -19,8 +19,8 @@ from ..core.archive import Place, is_clutter, place, walk
 from ..core.errors import BadInput, BadTable
 from ..core.names import IMAGE_SUFFIXES, bare, fold, plain, readable
 from ..core.text import shown
+from .source_kinds import KINDS
 from .spreadsheets import listing, read_csv  # noqa: F401  # readers find it here, too
-from ..run.config import KINDS
 
 _all_ = ["IMAGE_SUFFIXES", "Place", "listing", "read_csv"]
 

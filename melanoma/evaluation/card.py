@@ -18,14 +18,13 @@ from melanoma.data.disclaimers import (
     DRAWN,
     LICENCE,
     MADE_FOR,
-    NC,
     NOT_A_DIAGNOSIS,
     NOT_FOR,
     SKIN_TONES,
-    DataSet,
     only_drawings,
     training_data,
 )
+from ..data.source_kinds import NC, SourceKind
 from .card_data import _span, card_data
 from .markdown import code, markdown_table, plain
 from .oof import find_calibration
@@ -135,7 +134,7 @@ def _training(run: Run, folds: Mapping[int, Mapping[str, Any]]) -> str:
     )
 
 # %% ../../nbs/evaluation/10_card.ipynb #b1f9434b
-def _data(run: Run, data: Mapping[str, DataSet]) -> str:
+def _data(run: Run, data: Mapping[str, SourceKind]) -> str:
     table = pd.read_parquet(run.store / "table.parquet", columns=["source", "target"])
     counts = table[table["target"] >= 0].groupby("source")["target"].agg(["size", "sum"])
     rows = []

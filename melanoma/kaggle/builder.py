@@ -17,10 +17,10 @@ from typing import Any
 from ..core.errors import BadInput
 from ..core.files import read_json, write_json
 from ..core.text import shown
+from ..data.source_kinds import SOURCE_KINDS
 from .bundle import contents_of, own_patients, write_dataset
 from .kernels import COMPETITION, write_kernel
 from melanoma.kaggle.recipe import (
-    COMPETITIONS,
     SESSION,
     TEST_IMAGES,
     check_username,
@@ -162,7 +162,7 @@ def build_kaggle(
             write_kernel(
                 partial / f"train-fold{k}", "train", slug_of(home.name, f"fold {k}"), username,
                 values, True, [own, *datasets_of(recipe, True, extra)], [],
-                [COMPETITIONS[kind] for kind in kinds_of(recipe) if kind in COMPETITIONS],
+                [found for k in kinds_of(recipe) if (found := SOURCE_KINDS[k].competition)],
             )  # fmt: skip
         sources = [f"{username}/{slug_of(home.name, f'fold {k}')}" for k in kernels]
         write_kernel(

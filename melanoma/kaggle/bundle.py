@@ -17,7 +17,8 @@ import pandas as pd
 
 from ..core.errors import BadInput
 from ..core.files import atomic_path, read_json, write_json
-from ..data.disclaimers import DRAWN, KNOWN, LICENCE, only_drawings, training_data
+from ..data.disclaimers import DRAWN, LICENCE, only_drawings, training_data
+from ..data.source_kinds import SOURCE_KINDS
 from ..evaluation.oof import NAMES, find_calibration, fit_record
 from .recipe import arch_of, check_start, kinds_of, slug_of
 from .sources import anonymous, shared_split
@@ -117,7 +118,9 @@ def own_patients(
     "Sources that may hold somebody's own patients, which no licence has made public."
     if (home.store / "manifest.json").exists():
         known = training_data(home)
-        return [name for name, data in known.items() if data in [KNOWN[kind] for kind in OWN]]
+        return [
+            name for name, data in known.items() if data in [SOURCE_KINDS[kind] for kind in OWN]
+        ]
     names = pd.read_csv(home.folds, dtype=NAMES)["source"].unique() if home.folds.exists() else []
     return [name for name in names if name.partition("-")[0] in OWN]
 

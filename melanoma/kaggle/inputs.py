@@ -22,7 +22,7 @@ from ..core.reading import read_bytes
 from ..core.text import shown
 from ..data.competitions import shards_of
 from ..data.preprocessing import Preprocessing
-from ..run.config import SIIM_KINDS
+from ..data.source_kinds import SIIM_KINDS, marked_kind
 
 # %% ../../nbs/kaggle/00_inputs.ipynb #532e77ab
 DEPTH = 4  # /kaggle/input/datasets/owner/slug/folder
@@ -59,22 +59,8 @@ def layout_of(
     names: set[str],  # what lies in it
 ) -> str:  # a source kind; 'tables': SIIM's tables alone; '': nothing known
     "What a folder is, by what lies in it."
-    if any(ARRAY.fullmatch(name) for name in names):
-        return "siim-npy"
-    if names & {"HAM10000_metadata.csv", "HAM10000_metadata"}:
-        return "ham10000"
-    if any(re.fullmatch(r"ISIC-2017_\w+_Part3_GroundTruth.csv", name) for name in names):
-        return "isic2017"
-    if any(name.startswith("ISIC2018_Task3_") for name in names):
-        return "isic2018"
-    if "ISIC_2019_Training_GroundTruth.csv" in names:
-        return "isic2019"
-    if names & {"train-metadata.csv", "test-metadata.csv"}:
-        return "isic2024"
-    if any(name.endswith(".tfrec") for name in names):
-        return "deotte"
-    if any(name.startswith("train_malig_") for name in names):
-        return "deotte"
+    if kind := marked_kind(names):
+        return kind
     table = next((n for n in ("train.csv", "test.csv") if n in names), "")
     header = columns_of(folder / table) if table else []
     if "image_name" not in header:
