@@ -73,7 +73,7 @@ SOURCE_KINDS = {  # as in --source KIND=PATH
         marker=r"ISIC_2019_Training_GroundTruth\.csv",
     ),
     "isic2024": SourceKind(
-        "ISIC 2024 (SLICE-3D)", "competitions:read_isic2024", "CC BY-NC 4.0", _ISIC2024,
+        "ISIC 2024 (SLICE-3D)", "isic_archive:read_isic2024", "CC BY-NC 4.0", _ISIC2024,
         "isic-2024", NC, competition="isic-2024-challenge", marker=r"(train|test)-metadata\.csv",
     ),
     "deotte": SourceKind(

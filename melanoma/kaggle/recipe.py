@@ -27,7 +27,7 @@ from ..data.table import named_path, parse_sources
 from .sources import hashed, read_wanted
 from ..run.config import DEFAULTS, FoldsConfig, PrepareConfig, TrainConfig
 from ..run.layout import Run
-from ..run.manifest import NEUTRAL
+from ..run.manifest import RESULT_INVARIANT
 from ..stages.runner import stage_notebook, stage_parameters
 
 # %% ../../nbs/kaggle/10_recipe.ipynb #24604375
@@ -90,7 +90,7 @@ def recipe_of(
         recipe["folds_seed"] = split["seed"]
     done = sorted(home.folder.glob("fold*/manifest.json"))
     trained = read_json(done[0])["parameters"] if done else {}
-    training = {k: v for k, v in trained.items() if k not in NEUTRAL} | dict(given)
+    training = {k: v for k, v in trained.items() if k not in RESULT_INVARIANT} | dict(given)
     config = TrainConfig.from_parameters(training)  # types and ranges are checked
     recipe["sizes"] = recipe["sizes"] or str(config.data.size or 256)
     size = config.data.size

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_CONTRAST', 'DARKEST', 'BRIGHTEST', 'LEAST_SHARPNESS', 'REFUSED', 'NO_LESION', 'Refusal', 'quality_refusal',
-           'Gate', 'fit_gate']
+           'OodDetector', 'fit_ood_detector']
 
 # %% ../../nbs/predict/05_ood.ipynb #e180c01f
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ REFUSED = 0.02  # share of training images beyond the limit
 
 
 @dataclass(frozen=True)
-class Gate:
+class OodDetector:
     "What training images look like, and how far from them is too far."
 
     mean: np.ndarray  # float32 (d,)
@@ -82,11 +82,11 @@ NO_LESION = Refusal(
 )
 
 
-def fit_gate(
+def fit_ood_detector(
     features: np.ndarray,  # (n, d), of training images in random order
     refused: float = REFUSED,  # share of images kept aside that lie beyond the limit
     aside: float = 0.25,  # share of the images that set the limit
-) -> Gate:
+) -> OodDetector:
     "Mean and covariance from most of the images, the limit from the others."
     from sklearn.covariance import LedoitWolf
 
@@ -98,6 +98,6 @@ def fit_gate(
     scale = scale + 0.1 * np.median(scale) + 1e-6  # few images: a feature may hardly vary in them
     precision = LedoitWolf(assume_centered=True).fit((x[:n] - mean) / scale).precision_
     whitening = np.linalg.cholesky(precision) / scale[:, None]
-    gate = Gate(mean.astype(np.float32), whitening.astype(np.float32), 0.0)
-    limit = float(np.quantile(gate.distance(x[n:]), 1 - refused))
-    return Gate(gate.mean, gate.whitening, limit)
+    detector = OodDetector(mean.astype(np.float32), whitening.astype(np.float32), 0.0)
+    limit = float(np.quantile(detector.distance(x[n:]), 1 - refused))
+    return OodDetector(detector.mean, detector.whitening, limit)

@@ -37,7 +37,7 @@ class ModelOutput:
     embedding: np.ndarray  # float32 (n, d), pooled features of the first fold
     distance: np.ndarray  # float32 (n,), from the training images; NaN where it is not known
 
-    def __getitem__(self, rows: slice) -> "ModelOutput":
+    def __getitem__(self, rows: slice | np.ndarray) -> "ModelOutput":
         values = {name: getattr(self, name) for name in OUTPUTS}
         return ModelOutput.named({k: v[rows] for k, v in values.items() if v is not None})
 

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from .predictions import Predictions
 
 from ..core.files import atomic_path, impersonal, relative, write_json
 from ..core.text import shown, visible
@@ -25,7 +26,7 @@ from ..evaluation.plots import contact_sheet, plot_score_distribution
 from .blend import KEYS, blend_table, run_rule, run_scores, source_store
 from .ensemble import mean_rank
 from .external import External, score_external, weight_digests
-from .predictor import Predictions, Predictor
+from .predictor import Predictor
 from .submission import check_sample, read_sample, write_submission
 from ..run.config import PredictConfig
 from ..run.layout import Run, blend_folder, blended_runs

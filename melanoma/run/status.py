@@ -17,7 +17,7 @@ from ..core.files import read_json, relative
 from ..core.text import shown
 from .config import DEFAULTS
 from .layout import Run
-from .manifest import NEUTRAL, outdated_folds, sha256_of, why_outdated
+from .manifest import RESULT_INVARIANT, outdated_folds, sha256_of, why_outdated
 
 # %% ../../nbs/run/10_status.ipynb #bd9612fd
 @dataclass(frozen=True)
@@ -179,5 +179,5 @@ def _as_trained(state: RunStatus) -> str:
     first = (state.trained or state.outdated)[0]
     was = read_json(state.run.fold(first) / "manifest.json")["parameters"]
     usual = DEFAULTS | {"size": state.sizes[0]}
-    other = {k: v for k, v in was.items() if k not in NEUTRAL and v != usual.get(k)}
+    other = {k: v for k, v in was.items() if k not in RESULT_INVARIANT and v != usual.get(k)}
     return "".join(f" -p {name} {shlex.quote(str(value))}" for name, value in other.items())

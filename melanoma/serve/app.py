@@ -30,7 +30,7 @@ from starlette.staticfiles import StaticFiles
 from .. import __version__
 from ..core.parallel import usable_cpus
 from .batching import Busy
-from .middleware import Guard, as_problem, problem_response
+from .middleware import ServiceMiddleware, as_problem, problem_response
 from .problems import PROBLEMS, Problem
 from melanoma.serve.responses import (
     LesionAnswer,
@@ -248,7 +248,7 @@ def make_app(
     app.mount("/static", StaticFiles(directory=web), "static")
     swagger = files("fastapi_offline") / "static"
     app.mount("/docs-static", StaticFiles(directory=str(swagger)), "docs-static")
-    return Guard(app, service)
+    return ServiceMiddleware(app, service)
 
 # %% ../../nbs/serve/30_app.ipynb #23c5c730
 DOCS = """<!doctype html>

@@ -28,7 +28,7 @@ from .decoding import decode_upload
 from .problems import Problem
 from .responses import ResponseBuilder
 from .settings import Settings
-from .telemetry import Measures, log
+from .telemetry import ServiceMetrics, log
 from .uploads import MEGA, Limits, Upload, read_uploads
 
 # %% ../../nbs/serve/20_service.ipynb #3fe5fb5e
@@ -65,7 +65,7 @@ class Service:
     phase: str = "loading the model"  # why it is not ready yet
     run: Run | None = None  # that is served
     model: ServedModel | None = None
-    measures: Measures = field(default_factory=Measures)
+    measures: ServiceMetrics = field(default_factory=ServiceMetrics)
     failure: str = ""  # why it can never be ready and has to end
     _loading: threading.Lock = field(default_factory=threading.Lock)
 

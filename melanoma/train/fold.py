@@ -30,7 +30,7 @@ from ..model.checkpoint import Classifier, create_model, save_checkpoint
 from ..model.header import read_header
 from ..run.config import TrainConfig
 from ..run.layout import Run
-from ..run.manifest import NEUTRAL, file_mark, fold_inputs, write_manifest
+from ..run.manifest import RESULT_INVARIANT, file_mark, fold_inputs, write_manifest
 from .loop import Fitted, fit, predict
 from .loss import make_loss, positive_weight
 from .progress import fold_finished, resolved
@@ -193,7 +193,9 @@ def _train_fold(
     weight = positive_weight(config.optimisation.pos_weight, train_targets)
     loss = make_loss(config.optimisation.loss, weight, config.optimisation.smoothing)
     parameters = resolved(run, config)
-    fingerprint = digest([{k: v for k, v in parameters.items() if k not in NEUTRAL}, data.inputs])
+    fingerprint = digest(
+        [{k: v for k, v in parameters.items() if k not in RESULT_INVARIANT}, data.inputs]
+    )
     fitted = fit(
         model,
         data.loader("train", config, hardware),
