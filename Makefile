@@ -11,7 +11,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # the service's answers have a time limit: nothing else may run beside these
 TIMED := tests/test_hostile.py tests/test_page.py tests/test_service.py tests/test_strangers.py
 
-.PHONY: demo test check lessons setup readme chromium docs docs-links audit
+.PHONY: demo test quick check lessons setup readme chromium docs docs-links audit
 
 demo: $(READY)
 	@echo "set-up took $$(cat $(READY)) s"
@@ -41,11 +41,10 @@ chromium:
 	echo "chromium cannot be installed: the browser tests are skipped"; \
 	else echo "no chromium: the browser tests are skipped (as root on Debian it is installed)"; fi; fi
 
-# under two minutes, before every commit: style, types, export and clean leave no difference
-check: $(READY)
+# seconds: style, the order of the layers, export and clean leave no difference
+quick: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check nbs tests benchmarks docs setup.py
-	$(BIN)/mypy
 	@was=$$(mktemp -d) && cp -r nbs melanoma $$was && \
 	PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean && \
 	diff -r -x __pycache__ -x .ipynb_checkpoints $$was/nbs nbs && \
@@ -54,6 +53,10 @@ check: $(READY)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | diff - README.md && \
 	echo "README.md is index.ipynb"
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
+
+# under two minutes, before every commit: the same, types, and the notebooks that were touched
+check: quick
+	$(BIN)/mypy
 	@touched=$$(git diff --name-only --diff-filter=d HEAD -- 'nbs/*/[0-9]*.ipynb' ':!nbs/pipeline' ':!nbs/explore'); \
 	for notebook in $$touched; do \
 	$(BIN)/nbdev_test --path $$notebook --n_workers 0 || exit 1; done
