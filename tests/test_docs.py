@@ -120,7 +120,7 @@ def wrong(line: str) -> list[str]:
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-        return [w for w in words[1:] if w not in targets]
+        return [w for w in words[1:] if "=" not in w and w not in targets]
     known = stage.commands()
     name = " ".join(words[:3]) if " ".join(words[:3]) in known else " ".join(words[:2])
     if name not in known:

@@ -378,7 +378,7 @@ def test_a_session_that_ends_in_epoch_2_goes_on_in_the_next(
     python = image_copy(kaggle_python, tmp_path / "second-image")
     said = run_kernel(python, built / "train-fold1", again, second)
     assert f"fold 1: {done} epochs of an earlier session" in said
-    assert f"going on behind epoch {done} of 4" in said
+    assert f"resuming after epoch {done} of 4" in said
     history = pd.read_csv(second / "output/both/fold1/history.csv")
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     before = pd.DataFrame(state["history"])
@@ -544,7 +544,7 @@ def test_every_fold_has_one_source(built_twice, tmp_path):
 
 def test_kernel_notebooks_take_typed_parameters():
     for name in ("inference", "train"):
-        notebook = REPOSITORY / "nbs" / "kaggle" / f"{name}.ipynb"
+        notebook = REPOSITORY / "nbs" / "kaggle" / "kernels" / f"{name}.ipynb"
         known = stage_parameters(notebook)
         assert {"run", "input_folder", "working_folder", "scratch_folder"} <= set(known)
         for parameter, found in papermill.inspect_notebook(str(notebook)).items():
@@ -553,7 +553,7 @@ def test_kernel_notebooks_take_typed_parameters():
 
 def test_a_kernel_without_its_data_set_says_so(tmp_path):
     "The first cell that looks for it needs nothing but Python."
-    cells = read_json(REPOSITORY / "nbs" / "kaggle" / "inference.ipynb")["cells"]
+    cells = read_json(REPOSITORY / "nbs" / "kaggle" / "kernels" / "inference.ipynb")["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     install = next(text for text in code if BUNDLE in text)
     done = subprocess.run(

@@ -21,7 +21,7 @@ from melanoma.data.store import Store
 from melanoma.data.table import Source, lesion_table, parse_sources
 from melanoma.evaluation.gallery import Gallery, patient_names
 from melanoma.predict.blend import blend_table
-from melanoma.predict.ensemble import within_patient
+from melanoma.predict.pooling import within_patient
 from melanoma.predict.predictor import Predictor
 from melanoma.predict.runtimes import ModelOutput
 from melanoma.predict.sources import prediction_table

@@ -246,7 +246,7 @@ def test_a_fold_killed_half_way_goes_on_to_the_same_history(prepared, tmp_path):
     assert not (root / "output/tiny/fold0/manifest.json").exists()
 
     said = succeed(root, "train", "--run", "tiny", "--folds", "0", *recipe)
-    assert "going on behind epoch" in said
+    assert "resuming after epoch" in said
     resumed = pd.read_csv(root / "output/tiny/fold0/history.csv")
 
     other = tmp_path / "undisturbed"

@@ -2,6 +2,7 @@
 and the gallery. (A Kaggle kernel's is compared with them in test_kaggle.)"""
 
 import json
+import shutil
 
 import httpx
 import nbformat
@@ -12,20 +13,20 @@ from conftest import TINY, serving, succeed
 
 from melanoma import PredictConfig, Predictor, Run
 from melanoma.core.errors import BadInput
-from melanoma.data.synthetic import draw_lesion
 from melanoma.evaluation.gallery import Gallery
 
 
 @pytest.fixture
-def photos(tmp_path):
-    "Four drawn lesions as files, and one file that is no image."
-    import cv2
-
+def photos(exported, drawn, tmp_path):
+    "Four drawn lesions that the model takes for lesions, as files, and one file that is no image."
+    files = sorted((drawn / "jpeg" / "test").glob("*.jpg"))
+    status = Predictor.from_run(Run.named("tiny", exported)).predict(files).status
+    taken = [path for path, said in zip(files, status, strict=True) if said == "ok"][:4]
+    assert len(taken) == 4
     folder = tmp_path / "photos"
     folder.mkdir()
-    for i in range(4):
-        pixels = draw_lesion(np.random.default_rng(40 + i), bool(i % 2), 200)
-        cv2.imwrite(str(folder / f"lesion{i}.jpg"), pixels[..., ::-1])
+    for i, path in enumerate(taken):
+        shutil.copy(path, folder / f"lesion{i}.jpg")
     (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 

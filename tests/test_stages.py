@@ -28,7 +28,7 @@ from melanoma.stages import kernel
 from melanoma.stages.runner import stage_notebook, stage_parameters
 
 PROGRAM = str(Path(sys.executable).with_name("melanoma"))
-FOLDERS = ("pipeline", "explore", "kaggle")
+FOLDERS = ("pipeline", "explore", "kaggle/kernels")
 WITH_PARAMETERS = sorted(p for f in FOLDERS for p in (REPOSITORY / "nbs" / f).glob("*.ipynb"))
 RECIPE = [*TINY, "-p", "epochs", "1"]
 
@@ -273,7 +273,7 @@ def test_every_notebook_types_its_parameters_first(notebook):
     assert len(WITH_PARAMETERS) == 13
     cells = cells_of(notebook)
     at = next(i for i, c in enumerate(cells) if "parameters" in c["metadata"].get("tags", []))
-    after = cells[at + 2 if notebook.parent.name == "kaggle" else at + 1]["source"]
+    after = cells[at + 2 if notebook.parent.name == "kernels" else at + 1]["source"]
     lines = [n for n in ast.parse(after).body if not isinstance(n, ast.Import | ast.ImportFrom)]
     assert ast.unparse(lines[0]) == "type_parameters(globals())"
 

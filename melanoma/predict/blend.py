@@ -22,8 +22,9 @@ from ..data.preprocessing import Preprocessing
 from ..data.sources import patient_key
 from ..data.store import Store
 from ..data.table import Source
-from .ensemble import fold_headers, mean_rank, mean_score, within_patient
+from .fold_headers import fold_headers
 from .graph import graph_paths, read_graph_header
+from .pooling import mean_rank, mean_score, within_patient
 from ..run.layout import Run
 from ..stats.metrics import delong_test
 from ..stats.summary import summary

@@ -20,8 +20,8 @@ from ..data.seen import SIGNS, seen_by
 from ..data.sources import Source
 from ..evaluation.plots import plot_roc
 from .blend import compare_runs
-from .ensemble import mean_rank, mean_score
 from .graph import Graph
+from .pooling import mean_rank, mean_score
 from ..run.layout import Run, blend_folder
 from ..stats.clustered import count_unknown, independence, is_clustered
 from ..stats.metrics import auroc_interval

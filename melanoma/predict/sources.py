@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from .predictions import Predictions
 
 from ..core.files import atomic_path, impersonal, relative, write_json
 from ..core.text import shown, visible
@@ -24,8 +23,9 @@ from ..data.store import Store
 from ..data.table import lesion_table, parse_sources
 from ..evaluation.plots import contact_sheet, plot_score_distribution
 from .blend import KEYS, blend_table, run_rule, run_scores, source_store
-from .ensemble import mean_rank
 from .external import External, score_external, weight_digests
+from .pooling import mean_rank
+from .predictions import Predictions
 from .predictor import Predictor
 from .submission import check_sample, read_sample, write_submission
 from ..run.config import PredictConfig

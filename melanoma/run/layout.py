@@ -85,7 +85,7 @@ class Run:
         return self.weights / f"fold{k}.safetensors"
 
     def fold_last(self, k: int) -> Path:
-        "Fold k's state at its last whole epoch, to go on from."
+        "Fold k's state after its last complete epoch, to resume from."
         return self.weights / f"fold{k}.last.pt"
 
     def trained_weights(self) -> dict[int, Path]:
