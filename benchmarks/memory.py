@@ -64,7 +64,8 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     import torch
 
     from melanoma.core.device import choose_device
-    from melanoma.data.dataset import LesionDataset, make_loader, policy
+    from melanoma.data.augmentation import policy
+    from melanoma.data.dataset import LesionDataset, make_loader
     from melanoma.model.checkpoint import create_model
     from melanoma.run.config import OptimisationConfig
     from melanoma.train.fold import STORE_COLUMNS

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from melanoma.data.dataset import policy, seed_policy
+from melanoma.data.augmentation import policy, seed_policy
 from melanoma.run.config import VIEWS
 
 SEEDS = 1500
@@ -110,7 +110,7 @@ def test_a_policy_trains_on_the_views_it_says():
 def test_views_of_light_are_those_that_prediction_averages():
     import torch
 
-    from melanoma.data.dataset import dihedral
+    from melanoma.data.views import dihedral
 
     corners = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(1, 3, 2, 2)
     averaged = {dihedral(corners, view)[0, 0].numpy().tobytes() for view in range(VIEWS["light"])}

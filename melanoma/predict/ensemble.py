@@ -14,8 +14,9 @@ import numpy as np
 
 from ..core.device import DeviceSettings
 from ..core.text import shown
-from ..data.dataset import LesionDataset, choose_views, make_loader, mean_of_views
+from ..data.dataset import LesionDataset, make_loader
 from ..data.preprocessing import Preprocessing
+from ..data.views import choose_views, mean_of_views
 from ..model.checkpoint import Classifier, load_checkpoint
 from .fold_headers import fold_headers
 from ..run.layout import Run

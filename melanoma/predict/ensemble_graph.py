@@ -9,7 +9,7 @@ __all__ = ['OOD_ENCODER', 'OOD_SIZE', 'EnsembleGraph', 'ood_features']
 import torch
 from torch import nn
 
-from ..data.dataset import dihedral, mean_of_views
+from ..data.views import dihedral, mean_of_views
 from ..model.checkpoint import Classifier
 from .ood import OodDetector
 from .runtimes import OUTPUTS

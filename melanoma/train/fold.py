@@ -23,9 +23,11 @@ from ..core.device import DeviceSettings, choose_device
 from ..core.errors import BadInput
 from ..core.files import atomic_path, digest, package_versions
 from ..core.locks import alone, reading
-from ..data.dataset import COUNTS, LesionDataset, each_view, make_loader, policy, views_of
+from ..data.augmentation import policy
+from ..data.dataset import LesionDataset, make_loader
 from ..data.folds import fold_rows
 from ..data.store import Store
+from ..data.views import COUNTS, each_view, views_of
 from ..model.checkpoint import Classifier, create_model, save_checkpoint
 from ..model.header import read_header
 from ..run.config import TrainConfig
