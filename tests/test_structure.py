@@ -156,6 +156,18 @@ def test_help_loads_nothing_heavy(words):
     assert not {"torch", "timm", "papermill", "albumentations", "cv2"} & set(loaded)
 
 
+@pytest.mark.parametrize("stage", ["prepare", "folds", "evaluate", "predict"])
+def test_only_training_loads_torch(stage):
+    "Predicting, too, where the graph is there: torch and its friends take seconds to load."
+    cells = code_cells(stage_notebook(stage))
+    imports = ["".join(c["source"]) for c in cells if "\nfrom melanoma." in "".join(c["source"])]
+    code = f"{imports[0]}\nimport sys\nprint(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "melanoma.run.config" in loaded or "melanoma.run.layout" in loaded
+    assert not {"torch", "timm", "albumentations"} & loaded
+
+
 @pytest.mark.parametrize(
     "path", [*NOTEBOOKS, *WITH_PARAMETERS, *MODULES], ids=lambda p: f"{p.parent.name}/{p.name}"
 )

@@ -26,8 +26,8 @@ from melanoma.cli.options import (
     Sources,
     Split,
     TargetCol,
-    absolute_sources,
     given_parameters,
+    source_parameters,
 )
 from ..core.errors import BadInput
 from ..core.packages import need_packages
@@ -68,21 +68,16 @@ def prepare(
     from melanoma.stages.runner import run_stage
 
     home = Run.named(run)
-    values = {
+    images = source_parameters(
+        source, split, missing, image_col, target_col, group_col, image_dir, positive
+    )
+    values = images | {
         "run": run,
-        "sources": absolute_sources(source),
         "sizes": ",".join(map(str, size)),
-        "split": split,
         "train_only": ",".join(train_only or []),
         "square": square,
         "decode": decode,
         "workers": workers,
-        "missing": missing,
-        "image_col": image_col,
-        "target_col": target_col,
-        "group_col": group_col,
-        "image_dir": str(image_dir.expanduser().absolute()) if image_dir else "",
-        "positive": ",".join(positive or []),
         "force": force,
     }
     run_stage("prepare", values, home.folder / "prepare.ipynb", home.root)
@@ -169,21 +164,17 @@ def predict(
         from melanoma.predict.submission import read_sample
 
         read_sample(sample_submission)  # before a kernel starts
-    values = {
+    images = source_parameters(
+        source, split, missing, image_col, target_col, group_col, image_dir, positive
+    )
+    values = images | {
         "run": names,
-        "sources": absolute_sources(source),
-        "split": split,
         "sample_submission": str(sample_submission.absolute()) if sample_submission else "",
         "out": str(out.absolute()) if out else "",
         "tta": tta,
         "ensemble": ensemble,
-        "missing": missing,
-        "image_col": image_col,
-        "target_col": target_col,
-        "group_col": group_col,
-        "image_dir": str(image_dir.expanduser().absolute()) if image_dir else "",
-        "positive": ",".join(positive or []),
-    } | given_parameters(p)
+    }
+    values |= given_parameters(p)
     run_stage("predict", values, blend_folder(homes) / "predict.ipynb", homes[0].root)
 
 # %% ../../nbs/cli/05_commands.ipynb #e17019c3

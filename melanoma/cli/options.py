@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ASKED', 'RunName', 'RunNames', 'Sources', 'Split', 'Missing', 'ImageCol', 'TargetCol', 'GroupCol', 'ImageDir',
            'Positive', 'Parameters', 'Force', 'join_parameters', 'given_parameters', 'absolute_sources',
-           'architectures', 'paths', 'complete_run', 'complete_source', 'complete_parameter', 'rephrase',
-           'understand_shell']
+           'source_parameters', 'architectures', 'paths', 'complete_run', 'complete_source', 'complete_parameter',
+           'rephrase', 'understand_shell']
 
 # %% ../../nbs/cli/00_options.ipynb #79ccf709
 import os
@@ -14,14 +14,14 @@ import re
 from collections.abc import MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..core.errors import BadInput
 from ..core.names import readable
 from ..data.source_kinds import KINDS
-from ..run.config import DEFAULTS, PredictConfig, TrainConfig
+from ..run.config import DEFAULTS, PredictConfig, SourcesConfig, TrainConfig
 from ..run.layout import known_runs
 
 # %% ../../nbs/cli/00_options.ipynb #ac20ed6b
@@ -42,7 +42,7 @@ def join_parameters(
 def given_parameters(
     pairs: list[str] | None,  # NAME=VALUE
 ) -> dict[str, str]:
-    "Parameters by name, as they were typed; `config.typed` brings them to their types."
+    "Parameters by name, as they were typed; `parameters.typed` brings them to their types."
     values = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
@@ -64,6 +64,29 @@ def absolute_sources(
         where = readable(Path(path).expanduser().absolute())
         done.append(f"{kind}={where}" if equals and path else source)
     return ";".join(done)
+
+# %% ../../nbs/cli/00_options.ipynb #387e81d0
+def source_parameters(
+    source: list[str],  # KIND=PATH, relative to the caller's folder
+    split: str,
+    missing: str,
+    image_col: str,
+    target_col: str,
+    group_col: str,
+    image_dir: Path | None,  # relative to the caller's folder
+    positive: list[str] | None,
+) -> dict[str, Any]:
+    "What a command was told of the images, as the notebooks take it."
+    return SourcesConfig.from_parameters(
+        sources=absolute_sources(source),
+        split=split,
+        missing=missing,
+        image_col=image_col,
+        target_col=target_col,
+        group_col=group_col,
+        image_dir=str(image_dir.expanduser().absolute()) if image_dir else "",
+        positive=positive or (),
+    ).parameters()
 
 # %% ../../nbs/cli/00_options.ipynb #1b65f959
 ASKED = "_MELANOMA_ASKED"  # environment: the NAME of -p NAME VALUE, or a KIND the shell cut off

@@ -48,7 +48,7 @@ SITES = {
 class Source:
     "Where lesions come from, and how to read them."
 
-    kind: str  # one of config.KINDS
+    kind: str  # one of source_kinds.KINDS
     path: Path  # a folder, a file, or a zip archive of what would lie there
     name: str = ""  # what the table calls it; default: the kind
     train_only: bool = False  # in every training fold, never held out

@@ -59,7 +59,7 @@ Forward = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
 def each_view(
     views: int,  # 1, 4 or 8
-) -> Forward:  # for engine.predict: logits (n, views)
+) -> Forward:  # for loop.predict: logits (n, views)
     "A forward pass over several views."
     if views not in COUNTS:
         raise BadInput(f"tta {views}: 1 (the image alone), 4 (mirrored) or 8 views are possible.")
@@ -72,7 +72,7 @@ def each_view(
 # %% ../../nbs/data/74_views.ipynb #036904e4
 def mean_of_views(
     views: int,  # 1, 4 or 8
-) -> Forward:  # for engine.predict: logits (n,)
+) -> Forward:  # for loop.predict: logits (n,)
     "A forward pass that averages the logits of several views."
     each = each_view(views)
     return lambda model, pixels: each(model, pixels).mean(1)

@@ -100,16 +100,19 @@ class Evaluation:
         return {words: found[name] for words, name in MEASURES.items()}
 
     @cached_property
-    def by_source(self) -> pd.DataFrame:
+    def by_source(self) -> pd.DataFrame:  # a row per source: auroc, ap, their intervals, n, …
+        "The same within each source."
         return summary_by(self.oof, "source", score="logit", group="group")
 
     @cached_property
-    def by_fold(self) -> pd.DataFrame:
+    def by_fold(self) -> pd.DataFrame:  # a row per fold, and its best epoch
+        "The same within each fold."
         rows = summary_by(self.oof, "fold", score="logit", group="group")
         return rows.assign(**{"best epoch": [self.manifests[k]["best_epoch"] for k in rows.index]})
 
     @cached_property
-    def by_subgroup(self) -> dict[str, pd.DataFrame]:
+    def by_subgroup(self) -> dict[str, pd.DataFrame]:  # age, sex, anatom_site → a row per value
+        "The same within each subgroup."
         return subgroup_tables(self.oof, self.table)
 
     @cached_property

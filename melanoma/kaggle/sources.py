@@ -106,7 +106,7 @@ def same_names(
 class Wanted:
     "A source that a kernel has to find among its inputs."
 
-    kind: str  # one of config.KINDS
+    kind: str  # one of source_kinds.KINDS
     name: str = ""  # what the table and the split call it; '' = the kind
     place: str = ""  # its folder's name at home; of csv the folder and the file
     train_only: bool = False  # in every training fold, never held out

@@ -6,8 +6,8 @@
 __all__ = ['CHUNK', 'OneImage', 'graph_calibration', 'Predictor']
 
 # %% ../../nbs/predict/38_predictor.ipynb #90e41576
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,7 @@ class Predictor:
     calibration: Calibration | None
     description: str  # which folds, on what
     uncalibrated: str = ""  # why there is no calibration
-    limit: float | None = None  # of the distance from the training images; None: not known
-    heat_scale: float | None = None  # activation that is painted in full
-    no_heat_map: str = ""  # why there is none
-    header: Mapping[str, Any] = field(default_factory=dict)  # of the graph
-    graph: Graph | None = None
+    graph: Graph | None = None  # None: torch
 
     @classmethod
     def from_run(
@@ -93,11 +89,8 @@ class Predictor:
 
         calibration, why = find_calibration(run, views)
         said = f"{describe(ensemble)}\non {settings}, {views} views of each image"
-        no_map = f"heat maps come from the exported graph: `melanoma export --run {run.name}`"
-        return cls(
-            run, ensemble.preprocessing, sorted(ensemble.models), views, outputs, calibration,
-            said, why, no_heat_map=no_map,
-        )  # fmt: skip
+        folds = sorted(ensemble.models)
+        return cls(run, ensemble.preprocessing, folds, views, outputs, calibration, said, why)
 
     @classmethod
     def from_graph(cls, run: Run, graph: Graph) -> "Predictor":
@@ -110,9 +103,22 @@ class Predictor:
         why = "" if calibration else f"run {run.name!r} was exported without a calibration"
         return cls(
             run, graph.preprocessing, graph.folds, graph.views, graph.over, calibration, said, why,
-            header["gate_limit"], header["heat_scale"], header.get("heatmap_reason") or "", header,
             graph,
         )  # fmt: skip
+
+    @property
+    def limit(self) -> float | None:
+        "Distance from the training images beyond which an image is refused; None: not known."
+        return self.graph.header["gate_limit"] if self.graph else None
+
+    @property
+    def no_heat_map(self) -> str:
+        "Why there are no heat maps; empty where there are."
+        if self.graph is None:
+            return (
+                f"heat maps come from the exported graph: `melanoma export --run {self.run.name}`"
+            )
+        return self.graph.header.get("heatmap_reason") or ""
 
     def square(
         self,
@@ -130,8 +136,9 @@ class Predictor:
         output: ModelOutput,  # of one image
     ) -> Refusal | None:
         "Refuse what does not look like the images that the model was trained on."
-        known = self.limit is not None and output.distance is not None
-        return NO_LESION if known and output.distance[0] > self.limit else None
+        if self.limit is None or output.distance is None:
+            return None
+        return NO_LESION if output.distance[0] > self.limit else None
 
     def combine(
         self,
@@ -148,10 +155,10 @@ class Predictor:
         height: int,
     ) -> np.ndarray | None:  # uint8 (h, w, 4) RGBA, to lay over the image; None: `no_heat_map`
         "Where in the image the score comes from."
-        if output.activation is None or self.heat_scale is None:
+        scale = self.graph.header["heat_scale"] if self.graph else None
+        if output.activation is None or scale is None:
             return None
-        shape = (width, height, self.rule.square)
-        return heat_overlay(output.activation[0], self.heat_scale, *shape)
+        return heat_overlay(output.activation[0], scale, width, height, self.rule.square)
 
     def predict(
         self,

@@ -107,7 +107,7 @@ class ResponseBuilder:
 
     def __init__(self, predictor: Predictor, version: str):
         assert predictor.graph, "the service runs the exported graph"
-        header, calibration = predictor.header, predictor.calibration
+        header, calibration = predictor.graph.header, predictor.calibration
         self.predictor = predictor
         self.platt = calibration.of_mean(len(predictor.folds)) if calibration else None
         self.model = Model(
@@ -207,15 +207,16 @@ def model_card(
     limits: dict[str, Any],  # of uploads
 ) -> dict[str, Any]:
     "What the model is, was trained on, and is not for."
-    predictor, header = responses.predictor, responses.predictor.header
-    assert predictor.graph
+    predictor, graph = responses.predictor, responses.predictor.graph
+    assert graph
+    header = graph.header
     training = dict(header["training"])
     drawings = training.pop("drawings")
     platt = responses.platt
     return {
         "name": "melanoma",
         **responses.model.model_dump(),
-        "runtime": predictor.graph.runtime.name,
+        "runtime": graph.runtime.name,
         "preprocessing": header["preprocessing"],
         "heatmap": not predictor.no_heat_map,
         "heatmap_reason": predictor.no_heat_map or None,

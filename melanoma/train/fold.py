@@ -96,7 +96,7 @@ def open_fold(run: Run, config: TrainConfig) -> FoldData:
 # %% ../../nbs/train/20_fold.ipynb #41b7296d
 def keep_state(
     run: Run, config: TrainConfig, fingerprint: str
-) -> Callable[[dict[str, Any]], None]:  # an on_epoch of engine.fit
+) -> Callable[[dict[str, Any]], None]:  # an on_epoch of loop.fit
     "A callback that writes the state after every epoch, and the history for people to look at."
     folder = run.fold(config.fold)
 
