@@ -68,9 +68,10 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     from melanoma.data.dataset import LesionDataset, make_loader
     from melanoma.model.checkpoint import create_model
     from melanoma.run.config import OptimisationConfig
-    from melanoma.train.fold import STORE_COLUMNS
+    from melanoma.train.fold_data import STORE_COLUMNS
     from melanoma.train.loop import train_epoch
     from melanoma.train.loss import make_loss
+    from melanoma.train.objective import Objective
     from melanoma.train.optimisation import make_optimizer
 
     store = Store.open(Path(folder), columns=STORE_COLUMNS)
@@ -84,7 +85,8 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     scaler = torch.amp.GradScaler(enabled=False)
     optimizer = make_optimizer(model, OptimisationConfig())
     loader = make_loader(data, batch, shuffle=True)
-    train_epoch(model, loader, make_loss("bce", 1.0, 0.0), optimizer, hardware, scaler)
+    objective = Objective(make_loss("bce", 1.0, 0.0))
+    train_epoch(model, loader, objective, optimizer, hardware, scaler)
 
 
 def peak_uss(arguments: list[str]) -> float:  # MB
@@ -106,7 +108,7 @@ def peak_uss(arguments: list[str]) -> float:  # MB
 def first_batch(folder: Path) -> float:
     "Open a store, make the loader, take one batch."
     from melanoma.data.dataset import LesionDataset, make_loader
-    from melanoma.train.fold import STORE_COLUMNS
+    from melanoma.train.fold_data import STORE_COLUMNS
 
     start = time.perf_counter()
     store = Store.open(folder, columns=STORE_COLUMNS)

@@ -27,6 +27,7 @@ from melanoma.model.pretrained import local_weights, unwrapped
 from melanoma.run.config import OptimisationConfig
 from melanoma.train.loop import fit
 from melanoma.train.loss import make_loss
+from melanoma.train.objective import Objective
 
 SMALL = "resnet10t"
 
@@ -599,7 +600,8 @@ def begun(monkeypatch, scaling: bool) -> dict:
 
     if scaling:
         monkeypatch.setattr(DeviceSettings, "scaler", lambda self: Enabled())
-    fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), OptimisationConfig(epochs=1),
+    one = OptimisationConfig(epochs=1)
+    fit(create_model(SMALL, "none")[0], *tiny_data(), Objective(make_loss()), one,
         choose_device("cpu", "fp32"), on_epoch=keep, say=lambda s: None)  # fmt: skip
     monkeypatch.undo()
     return kept
@@ -615,7 +617,7 @@ def test_a_state_goes_on_with_and_without_gradient_scaling(monkeypatch, first, t
     if first:
         state["scaler"] = state["scaler"] | {"scale": 1024.0}
     two = OptimisationConfig(epochs=2)
-    fitted = fit(create_model(SMALL, "none")[0], *tiny_data(), make_loss(), two,
+    fitted = fit(create_model(SMALL, "none")[0], *tiny_data(), Objective(make_loss()), two,
                  choose_device("cpu", "fp32"), state=state, say=lambda s: None)  # fmt: skip
     assert [row["epoch"] for row in fitted.history] == [0, 1]
     if then:  # kept where there was one, else torch's start

@@ -141,16 +141,16 @@ def unknown_patients(
 def fold_rows(
     folds: pd.DataFrame,  # source, image_name, group, target, fold
     fold: int,  # the fold held out
-    monitor: str = "inner",  # 'inner': a part of the training folds; 'fold': the held-out one
+    monitor: str = "inner",  # 'inner': a part of the training folds; 'fold' or 'none': the fold
     inner_fraction: float = 0.1,  # of the training groups, about
     seed: int = 0,
 ) -> dict[str, np.ndarray]:  # row numbers: train, validation, held
-    "Which rows train, which choose the epoch, and which are scored."
+    "Which rows train, which choose the epoch (or are only watched), and which are scored."
     known = sorted(set(folds["fold"]) - {-1})
     if fold not in known:
         raise BadFolds(f"fold {fold} does not exist; the run has folds {shown(known, 20)}.")
-    if monitor not in ("inner", "fold"):
-        raise BadFolds(f"monitor {monitor!r} is not known; known: inner, fold.")
+    if monitor not in ("inner", "fold", "none"):
+        raise BadFolds(f"monitor {monitor!r} is not known; known: inner, fold, none.")
     held_out = np.flatnonzero(folds["fold"] == fold)
     outside = ~folds["group"].isin(folds["group"].iloc[held_out])
     train = np.flatnonzero((folds["fold"] != fold) & outside)

@@ -46,6 +46,8 @@ MONITOR = {
     "held-out image was scored once.",
     "fold": "**Epochs were chosen on the held-out fold that is scored here (`monitor = fold`): "
     "these figures are flattered by that.**",
+    "none": "No epoch was chosen (`monitor = none`): the last one was kept, and each image was "
+    "held out by it.",
 }
 GROUPS = {"age": "Age", "sex": "Sex", "anatom_site": "Site"}  # as in metrics.json
 

@@ -55,9 +55,12 @@ MEASURES = {
     "sensitivity at 90 % specificity": "sensitivity_at_specificity",
     "partial AUROC above 80 % sensitivity (of .2)": "partial_auroc",
 }
-CHOSEN = {  # monitor → on what epochs were chosen
-    "inner": "on a part of the training folds; the held-out fold was scored once",
-    "fold": "on the held-out fold that is scored here: these figures are flattered by that",
+CHOSEN = {  # monitor → how the epoch was chosen
+    "inner": "Epochs were chosen on a part of the training folds; the held-out fold was scored "
+    "once",
+    "fold": "Epochs were chosen on the held-out fold that is scored here: these figures are "
+    "flattered by that",
+    "none": "No epoch was chosen: the last one was kept",
 }
 
 
@@ -143,7 +146,7 @@ class Evaluation:
         drawn = DRAWN if only_drawings(self.run) else ""
         lost = f" (**missing: {', '.join(map(str, self.missing))}**)" if self.missing else ""
         recipes = {json.dumps(m["parameters"]) for m in self.manifests.values()}
-        chosen = [f"Epochs were chosen {CHOSEN[m]} (`monitor = {m}`)." for m in self.monitors]
+        chosen = [f"{CHOSEN[m]} (`monitor = {m}`)." for m in self.monitors]
         mixed = ["**The folds were trained with different parameters.**"] * (len(recipes) > 1)
         return (
             f"{NOT_A_DIAGNOSIS} {drawn}\n\n**Run `{self.run.name}`**: {parameters['arch']} at "

@@ -29,7 +29,8 @@ from ..run.config import TrainConfig
 from ..stats.summary import summary
 
 if TYPE_CHECKING:  # torch is not loaded for a report
-    from melanoma.train.fold import FoldData
+    from melanoma.data.dataset import LesionDataset
+    from melanoma.train.fold_data import FoldData
 
 # %% ../../nbs/evaluation/21_report_pictures.ipynb #d4f1d549
 def curves(evaluation: Evaluation) -> Figure:
@@ -91,6 +92,20 @@ def part_table(data: "FoldData", fold: int) -> pd.DataFrame:  # a row per part
     names = {"validation": "validation (chooses the epoch)", "held_out": f"held out (fold {fold})"}
     return pd.DataFrame(rows).T.rename(index=names)
 
+# %% ../../nbs/evaluation/21_report_pictures.ipynb #699019f0
+def _varied(
+    train: "LesionDataset", chosen: np.ndarray, config: TrainConfig, epoch: int
+) -> list[np.ndarray]:  # uint8 (size, size, 3) each
+    "Training images as an epoch of the policy shows them."
+    import torch
+
+    from melanoma.data.warp import warp
+
+    pixels = torch.stack([train[epoch, int(i)][0] for i in chosen])
+    if config.augmentation.policy == "warp":
+        pixels = warp(pixels, torch.Generator().manual_seed(config.seed + epoch)).byte()
+    return list(pixels.permute(0, 2, 3, 1).numpy())
+
 # %% ../../nbs/evaluation/21_report_pictures.ipynb #00616b85
 def augmented_sheet(data: "FoldData", config: TrainConfig) -> Figure:
     "Eight training images as they are stored, and augmented in three epochs."
@@ -98,7 +113,7 @@ def augmented_sheet(data: "FoldData", config: TrainConfig) -> Figure:
     classes = [np.flatnonzero(data.targets[train.rows] == y)[:4] for y in (1, 0)]
     chosen = np.concatenate(classes)
     stored = [data.store.images[train.rows[i]] for i in chosen]
-    drawn = [train[epoch, int(i)][0].permute(1, 2, 0).numpy() for epoch in range(3) for i in chosen]
+    drawn = [image for epoch in range(3) for image in _varied(train, chosen, config, epoch)]
     titles = ["melanoma"] * len(classes[0]) + ["other"] * len(classes[1]) + [""] * len(drawn)
     policy = config.augmentation.policy
     return contact_sheet(

@@ -160,12 +160,13 @@ def create_model(
     seed: int = 0,  # of the head, and of all weights where pretrained is 'none'
     size: int = 0,  # px of the run's images; 0 = as the backbone was pretrained
     say: Callable[[str], None] = print,  # is told what of a file is left out
+    drop_path: float = 0.0,  # stochastic depth, for training
 ) -> tuple[Classifier, str]:  # the model, and where its weights are from
     "Build a model and start it from pretrained weights."
     if arch in KNOWN_FILES:
         importlib.import_module("pretrainedmodels")  # its first import draws random numbers
     torch.manual_seed(seed)
-    model = build(arch, size)
+    model = build(arch, size, drop_path=drop_path)
     if model.side and size and model.side != size:
         say(f"{arch} sees images at {model.side} px: it cannot be built for {size}")
     if pretrained == "none":

@@ -192,9 +192,12 @@ def resolve(arch: str) -> TimmName:
 def _timm_model(
     name: TimmName,
     side: int,  # px
+    drop_path: float = 0.0,
 ) -> tuple[Any, bool]:  # the model without its classifier; is it built for this side alone?
     arguments = {k: v for k, v in name.arguments.items() if k not in ("num_classes", "img_size")}
     more: dict[str, Any] = {"pretrained": False, "num_classes": 0, **arguments}
+    if drop_path:
+        more["drop_path_rate"] = drop_path
     try:
         return timm.create_model(name.name, img_size=side, **more), True
     except TypeError as error:
@@ -206,6 +209,7 @@ def _timm_model(
 def _fitted(
     name: TimmName,
     size: int,  # px of the run's images
+    drop_path: float = 0.0,
 ) -> tuple[Any, torch.Tensor, int]:  # the model, its features of one image, its side (0 = any)
     "A timm model at the size asked for, or at the nearest that it can be built for."
     native = int((name.config.get("input_size") or (3, 224, 224))[-1])
@@ -214,12 +218,12 @@ def _fitted(
     sides += [max(step, round(wanted / step) * step) for step in (16, 32, 64)] + [native]
     for side in dict.fromkeys(sides):
         try:
-            model, fixed = _timm_model(name, side)
+            model, fixed = _timm_model(name, side, drop_path)
             patch = getattr(_patches(model), "patch_size", None)
             step = patch[0] if isinstance(patch, tuple) else 1
             if fixed and side % step:
                 side = max(1, round(side / step)) * step
-                model, fixed = _timm_model(name, side)
+                model, fixed = _timm_model(name, side, drop_path)
             model.eval()
             with torch.inference_mode():
                 features = model.forward_features(torch.zeros(1, 3, side, side))
@@ -234,9 +238,12 @@ def build(
     arch: str,  # a name of pretrainedmodels or timm, hf-hub:OWNER/NAME or local-dir:FOLDER
     size: int = 0,  # px of the run's images; 0 = as the backbone was pretrained
     origin: dict[str, Any] | None = None,  # of a checkpoint: what a hub's name stands for
+    drop_path: float = 0.0,  # stochastic depth, for training
 ) -> Classifier:  # random weights
     "The architecture alone."
     if arch == "se_resnext50_32x4d":
+        if drop_path:
+            raise BadInput(f"drop_path {drop_path}: {arch} has no stochastic depth.")
         import pretrainedmodels  # seconds to import, so only where it is asked for
 
         original = pretrainedmodels.se_resnext50_32x4d(num_classes=1000, pretrained=None)
@@ -245,7 +252,7 @@ def build(
         return Classifier(arch, backbone, 2048, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     name = TimmName(**origin) if origin else resolve(arch)
     try:
-        model, features, side = _fitted(name, size)
+        model, features, side = _fitted(name, size, drop_path)
     except RuntimeError as error:
         raise BadInput(f"arch {arch!r} cannot be built: {error}") from None
     backbone = Backbone(model)

@@ -70,7 +70,12 @@ class FoldsConfig(Parameters):
     force: bool = False  # make them again; folds trained on the old ones must then be trained again
 
 # %% ../../nbs/run/02_config.ipynb #922c18e1
-VIEWS = {"none": 1, "light": 4, "strong": 8}  # of the square's 8, those that a policy trains on
+VIEWS = {
+    "none": 1,
+    "light": 4,
+    "strong": 8,
+    "warp": 8,
+}  # of the square's 8, those that a policy trains on
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,14 @@ class ModelConfig(Parameters):
 
     arch: str = "se_resnext50_32x4d"  # a pretrainedmodels or timm name
     pretrained: str = "auto"  # 'auto', a weight file, or 'none' for a random start
+    dropout: float = 0.0  # part of the head's inputs that a training step leaves out
+    drop_path: float = 0.0  # stochastic depth: part of the residual branches that it leaves out
 
     def check(self) -> None:
+        if not 0 <= self.dropout < 1 or not 0 <= self.drop_path < 1:
+            raise BadInput(
+                f"dropout {self.dropout}, drop_path {self.drop_path}: at least 0, below 1."
+            )
         if self.pretrained.lower() in ("auto", "none"):  # None, from -p pretrained None
             object.__setattr__(self, "pretrained", self.pretrained.lower())
 
@@ -91,7 +102,7 @@ class DataConfig(Parameters):
 
     size: int = 0  # px; 0 = the size the store was prepared with
     batch_size: int = 32
-    monitor: str = "inner"  # what chooses the epoch: 'inner' (part of the training folds) or 'fold'
+    monitor: str = "inner"  # what chooses the epoch: inner (part of the training folds), fold, none
     inner_fraction: float = 0.1  # of the training groups, for monitor inner
 
     def check(self) -> None:
@@ -105,7 +116,12 @@ class DataConfig(Parameters):
 class AugmentationConfig(Parameters):
     "How training images are varied."
 
-    policy: str = "strong"  # none, light, strong
+    policy: str = "strong"  # none, light, strong, warp (on the device)
+    mixup: float = 0.0  # both parameters of the beta distribution that mixes pairs; 0 = no mixing
+
+    def check(self) -> None:
+        if self.mixup < 0:
+            raise BadInput(f"mixup {self.mixup}: at least 0.")
 
 # %% ../../nbs/run/02_config.ipynb #5b26c4b3
 @dataclass(frozen=True)
@@ -123,6 +139,11 @@ class OptimisationConfig(Parameters):
     warmup: float = 0.1  # part of the steps, of cosine
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     patience: int = 5  # epochs without a better AUROC before it stops
+    layer_decay: float = 1.0  # a layer's learning rate, as part of the one above it
+    ema: float = 0.0  # part of all steps that the weights' moving average spans; 0 = none
+    diagnosis: float = 0.0  # what the loss of naming the diagnosis counts; 0 = it is not asked
+    teacher: str = ""  # a trained run with the same folds, whose scores are learned too
+    distillation: float = 0.5  # what the teacher's scores count; the labels count the rest
 
     def check(self) -> None:
         check_known("schedule", self.schedule, ("cosine", "plateau", "constant"))
@@ -131,6 +152,13 @@ class OptimisationConfig(Parameters):
             raise BadInput(
                 f"epochs {self.epochs}, patience {self.patience} and lr {self.lr} must be above 0."
             )
+        if not 0 < self.layer_decay <= 1 or not 0 <= self.ema < 1 or self.diagnosis < 0:
+            raise BadInput(
+                f"layer_decay {self.layer_decay}: above 0, at most 1; ema {self.ema}: at least 0, "
+                f"below 1; diagnosis {self.diagnosis}: at least 0."
+            )
+        if not 0 <= self.distillation <= 1:
+            raise BadInput(f"distillation {self.distillation}: 0 to 1.")
 
 # %% ../../nbs/run/02_config.ipynb #c95f1b4d
 @dataclass(frozen=True)

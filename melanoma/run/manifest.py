@@ -47,6 +47,7 @@ def finished(
     parameters: Mapping[str, Any],  # what it is called with now
     inputs: Mapping[str, str],  # fingerprints of what it would read now
     force: bool = False,  # do it again whatever is there
+    before: Mapping[str, Any] | None = None,  # what parameters meant that older manifests lack
 ) -> bool:  # True: whole, and made this way
     "Is the stage done in just this way? Done in another way raises `OtherParameters`."
     if force or not manifest.exists():
@@ -58,10 +59,11 @@ def finished(
     now = json.loads(
         json.dumps({k: v for k, v in parameters.items() if k not in RESULT_INVARIANT}, default=str)
     )
+    then = dict(before or {}) | was["parameters"]
     differ = [
-        f"{k} was {was['parameters'].get(k)!r}, is now {now.get(k)!r}"
+        f"{k} was {then.get(k)!r}, is now {now.get(k)!r}"
         for k in sorted(now.keys() | was["parameters"].keys())
-        if was["parameters"].get(k) != now.get(k)
+        if then.get(k) != now.get(k)
     ]
     differ += [f"{k} has changed since" for k, v in inputs.items() if was["inputs"].get(k) != v]
     if differ:

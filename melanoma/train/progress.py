@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.files import read_json
 from ..data.store import store_size
-from ..run.config import TrainConfig
+from ..run.config import DEFAULTS, TrainConfig
 from ..run.layout import Run
 from ..run.manifest import finished, fold_inputs
 
@@ -32,4 +32,4 @@ def fold_finished(run: Run, config: TrainConfig) -> bool:
     if path.stat().st_size != size:
         print(f"{path.name} is not whole: fold {config.fold} is trained again")
         return False
-    return finished(manifest, resolved(run, config), fold_inputs(run))
+    return finished(manifest, resolved(run, config), fold_inputs(run), before=DEFAULTS)
