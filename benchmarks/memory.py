@@ -66,7 +66,7 @@ def train_steps(folder: str, batch: int, steps: int) -> None:
     from melanoma.core.device import choose_device
     from melanoma.data.augmentation import policy
     from melanoma.data.dataset import LesionDataset, make_loader
-    from melanoma.model.checkpoint import create_model
+    from melanoma.model.classifier import create_model
     from melanoma.run.config import OptimisationConfig
     from melanoma.train.fold_data import STORE_COLUMNS
     from melanoma.train.loop import train_epoch

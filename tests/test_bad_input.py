@@ -27,7 +27,8 @@ from melanoma.data.folds import assign_folds, fold_rows
 from melanoma.data.preprocessing import Preprocessing
 from melanoma.data.store import Store
 from melanoma.data.table import Source, check_labels, lesion_table, parse_sources
-from melanoma.model.checkpoint import build, create_model, lite_file, load_checkpoint, read_header
+from melanoma.model.checkpoint import build, load_checkpoint, read_header
+from melanoma.model.classifier import create_model, lite_file
 from melanoma.predict.submission import (
     check_sample,
     check_submission,
@@ -634,7 +635,7 @@ def empty_root(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setenv("MELANOMA_ROOT", str(tmp_path / "project"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("melanoma.model.checkpoint._download", offline)
+    monkeypatch.setattr("melanoma.model.classifier._download", offline)
     (tmp_path / "project").mkdir()
     return tmp_path / "project"
 
@@ -809,10 +810,10 @@ class Server:
         self.monkeypatch.setitem(settings, "url", url)
         self.url = url
         # the hub and timm's release are out of reach
-        self.monkeypatch.setattr("melanoma.model.checkpoint.HUB", {"se_resnext50_32x4d": ()})
+        self.monkeypatch.setattr("melanoma.model.classifier.HUB", {"se_resnext50_32x4d": ()})
         nowhere = f"http://127.0.0.1:9/{name}".replace(promised, "f3651bad")
         self.monkeypatch.setattr(
-            "melanoma.model.checkpoint.RELEASES", {"se_resnext50_32x4d": nowhere}
+            "melanoma.model.classifier.RELEASES", {"se_resnext50_32x4d": nowhere}
         )
 
 

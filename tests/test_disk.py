@@ -17,7 +17,8 @@ from melanoma.core.files import atomic_path, file_sha256, read_json, write_text
 from melanoma.core.locks import reading
 from melanoma.data.duplicates import NEAR, join_duplicates
 from melanoma.data.sources import Source, source_images
-from melanoma.model.checkpoint import create_model, save_checkpoint
+from melanoma.model.checkpoint import save_checkpoint
+from melanoma.model.classifier import create_model
 from melanoma.run.config import TrainConfig
 from melanoma.run.layout import Run
 from melanoma.run.manifest import finished, write_manifest

@@ -178,7 +178,7 @@ SHALLOW = {  # a family's layers, few of them
 def test_token_and_channels_last_models_run_as_graphs(arch, tmp_path):
     import torch
 
-    from melanoma.model.classifier import build
+    from melanoma.model.architecture import build
     from melanoma.predict.ensemble_graph import EnsembleGraph
     from melanoma.predict.onnx import write_onnx
     from melanoma.predict.runtimes import RUNTIMES

@@ -21,7 +21,8 @@ from safetensors.torch import save, save_file
 from melanoma.core.device import DeviceSettings, choose_device
 from melanoma.core.errors import BadInput, MissingWeights
 from melanoma.data.dataset import LesionDataset, make_loader
-from melanoma.model.checkpoint import build, create_model, load_checkpoint, save_checkpoint
+from melanoma.model.checkpoint import build, load_checkpoint, save_checkpoint
+from melanoma.model.classifier import create_model
 from melanoma.model.matching import match_tensors
 from melanoma.model.pretrained import local_weights, unwrapped
 from melanoma.run.config import OptimisationConfig
@@ -379,7 +380,7 @@ def test_the_default_starts_from_the_file_of_2018(alone, of_2018, capsys):
 
 
 def test_the_seed_alone_decides_the_defaults_head():
-    code = "from melanoma.model.checkpoint import create_model as c; "
+    code = "from melanoma.model.classifier import create_model as c; "
     code += "m = lambda: c('se_resnext50_32x4d', 'none', 1)[0].head.weight.sum().item(); "
     code += "print(m() == m())"
     done = subprocess.run(
@@ -437,7 +438,7 @@ class Answers(BaseHTTPRequestHandler):
 
 START = """
 import sys, json
-from melanoma.model.checkpoint import create_model
+from melanoma.model.classifier import create_model
 from melanoma.core.errors import MissingWeights
 try:
     model, origin = create_model()

@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from melanoma.core.errors import MissingWeights
 from melanoma.kaggle.wheels import needs_of
-from melanoma.model.checkpoint import LITE_PACKAGES, lite_file, over_https
+from melanoma.model.classifier import LITE_PACKAGES, lite_file, over_https
 from melanoma.model.pretrained import RELEASES, SHA256, check_promise, read_weights
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))

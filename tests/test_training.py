@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from melanoma.core.errors import BadInput
 from melanoma.data.diagnoses import DIAGNOSES, class_of, diagnosis_numbers
 from melanoma.data.warp import maps, warp
-from melanoma.model.checkpoint import build, create_model
+from melanoma.model.checkpoint import build
+from melanoma.model.classifier import create_model
 from melanoma.run.config import OptimisationConfig, TrainConfig
 from melanoma.run.layout import Run
 from melanoma.train import fold as fold_module

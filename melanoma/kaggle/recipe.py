@@ -207,7 +207,7 @@ def check_start(
     pretrained: str,  # auto, none or a file
 ) -> Path | None:  # a weight file to take along
     "Refuse a start that an offline kernel cannot make."
-    from melanoma.model.checkpoint import LITE_PACKAGES
+    from melanoma.model.classifier import LITE_PACKAGES
 
     if arch.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
         raise BadInput(

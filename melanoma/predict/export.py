@@ -23,7 +23,8 @@ from ..core.text import shown
 from ..data.disclaimers import only_drawings
 from ..data.store import Store
 from ..evaluation.oof import find_calibration
-from ..model.checkpoint import Classifier, create_model
+from ..model.checkpoint import Classifier
+from ..model.classifier import create_model
 from .ensemble import Ensemble, load_ensemble
 from .ensemble_graph import OOD_ENCODER, EnsembleGraph, ood_features
 from .graph import graph_paths, open_graph, stale_folds

@@ -23,7 +23,8 @@ from ..core.files import atomic_path, digest, package_versions
 from ..core.locks import alone, reading
 from ..data.diagnoses import DIAGNOSES
 from ..data.views import COUNTS, each_view, views_of
-from ..model.checkpoint import Classifier, create_model, load_checkpoint, save_checkpoint
+from ..model.checkpoint import Classifier, load_checkpoint, save_checkpoint
+from ..model.classifier import create_model
 from ..model.header import read_header
 from ..run.config import TrainConfig
 from ..run.layout import Run

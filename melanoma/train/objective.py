@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..core.device import DeviceSettings
 from ..data.warp import warp
-from ..model.classifier import Classifier
+from ..model.architecture import Classifier
 from ..run.config import TrainConfig
 
 # %% ../../nbs/train/07_objective.ipynb #21a452a2

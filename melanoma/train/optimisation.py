@@ -15,7 +15,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from ..core.errors import BadInput
-from ..model.classifier import Classifier
+from ..model.architecture import Classifier
 from ..run.config import OptimisationConfig
 
 # %% ../../nbs/train/08_optimisation.ipynb #030417a4
