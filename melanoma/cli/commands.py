@@ -31,7 +31,7 @@ from melanoma.cli.options import (
 )
 from ..core.errors import BadInput
 from ..core.packages import need_packages
-from ..run.config import FoldsConfig, PredictConfig, PrepareConfig
+from ..run.config import PRESETS, FoldsConfig, PredictConfig, PrepareConfig
 from ..run.config import preset as preset_parameters
 from ..run.layout import Run, blend_folder, blended_runs, find_run
 from ..run.status import next_command
@@ -108,7 +108,7 @@ def train(
     run: RunName,
     folds: Annotated[str, typer.Option(help="0-4, or 0,2, or all.")] = "all",
     p: Parameters = None,
-    preset: Annotated[str, typer.Option(help="original: the recipe this project grew from.")] = "",
+    preset: Annotated[str, typer.Option(help=f"A recipe: {', '.join(PRESETS)}.")] = "",
     force: Force = False,
 ) -> None:
     "Train folds one after another; a finished fold is skipped, a killed one goes on."

@@ -192,8 +192,22 @@ def kaggle_build(
 
 # %% ../../nbs/cli/25_main.ipynb #786a9173
 @app.command()
-def runs() -> None:
+def runs(
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            autocompletion=complete_run,
+            help="Two runs: parameters that differ, AUROC of both, and a paired test.",
+        ),
+    ] = None,
+) -> None:
     "List the runs: how far each is, and the command that takes it further."
+    if compare:
+        from melanoma.evaluation.comparison import compare_out_of_fold
+
+        print(compare_out_of_fold(*map(find_run, compare)))
+        return
     root = project_root()
     known = known_runs(root)
     if not known:
