@@ -97,11 +97,12 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 def answer(service: Service, data: bytes) -> dict:
     "What the service says of one image."
-    answerer, batcher = service.ready()
-    one = decode(Upload(0, "x", data), answerer.predictor, Limits())
-    if one.refusal:
-        return answerer.refused(one.refusal)
-    return answerer.answer(batcher.score(one.square[None]), one.image)
+    model = service.ready()
+    one = decode(Upload(0, "x", data), model.responses.predictor, Limits())
+    if one.refusal or one.square is None:
+        return model.responses.refused(one.refusal)
+    scored = model.batcher.score(one.square[None])
+    return model.responses.answer(scored, one.image)
 
 
 def traps(folder: Path, files: list[Path]) -> None:
@@ -187,7 +188,6 @@ def main() -> None:
     os.environ["MELANOMA_ROOT"] = str(run.root)
     service = Service(Settings(precision=arguments.precision))
     service.load(run)
-    answerer, _ = service.ready()
 
     pictures = other_pictures()
     said = [
