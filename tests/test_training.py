@@ -196,6 +196,11 @@ def test_values_out_of_range_are_named(wrong):
         TrainConfig.from_parameters(wrong)
 
 
+def test_the_held_out_fold_never_sets_the_learning_rate():
+    with pytest.raises(BadInput, match="schedule plateau.*monitor inner"):
+        TrainConfig.from_parameters(monitor="none", schedule="plateau")
+
+
 # ---- a teacher
 
 

@@ -183,6 +183,13 @@ class TrainConfig(Parameters):
     seed: int = 0  # of the head's start, the order and the augmentations
     force: bool = False  # train again though the fold is finished
 
+    def check(self) -> None:
+        if self.data.monitor == "none" and self.optimisation.schedule == "plateau":
+            raise BadInput(
+                "schedule plateau sets the rate by the images that are watched, and with monitor "
+                "none these are the held-out fold: take schedule cosine, or monitor inner."
+            )
+
 # %% ../../nbs/run/02_config.ipynb #3c2970a2
 DEFAULTS: dict[str, Any] = TrainConfig().parameters()
 
