@@ -130,7 +130,8 @@ def main() -> None:
         expected = {stage: results(root, stage) for stage in STAGES}
         print("undisturbed:", ", ".join(f"{s} {t:.1f} s" for s, t in seconds.items()), flush=True)
         shutil.copytree(root, whole)
-        wrong, reached = [], Counter()
+        wrong: list[str] = []
+        reached: Counter[str] = Counter()
         for i in range(given.rounds):
             stage = stages[i % len(stages)]
             how, whom = rng.choice(list(SIGNALS)), rng.choice(["command", "kernel", "both"])

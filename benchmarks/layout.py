@@ -4,11 +4,11 @@ of export cells.
     python benchmarks/layout.py [CHECKOUT]      # another checkout, to compare with
 """
 
+import argparse
 import ast
 import json
 import re
 import statistics
-import sys
 from pathlib import Path
 
 
@@ -68,4 +68,6 @@ def main(checkout: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkout", nargs="?", type=Path, default=Path(), help="a folder")
+    main(parser.parse_args().checkout.resolve())

@@ -139,7 +139,9 @@ def read_rates(folder: Path, jpegs: list[bytes]) -> tuple[float, float]:
     start = time.perf_counter()
     for row in order:
         data = np.frombuffer(jpegs[row % len(jpegs)], np.uint8)
-        cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return ours, len(order) / (time.perf_counter() - start)
 
 

@@ -99,8 +99,9 @@ def answer(service: Service, data: bytes) -> dict:
     "What the service says of one image."
     model = service.ready()
     one = decode(Upload(0, "x", data), model.responses.predictor, Limits())
-    if one.refusal or one.square is None:
+    if one.refusal:
         return model.responses.refused(one.refusal)
+    assert one.square is not None
     scored = model.batcher.score(one.square[None])
     return model.responses.answer(scored, one.image)
 

@@ -54,8 +54,8 @@ def request_bytes(data: bytes, form: bool) -> bytes:
     kind, body = "image/jpeg", data
     if form:
         kind = "multipart/form-data; boundary=edge"
-        head = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
-        body = head + data + b"\r\n--edge--\r\n"
+        part = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+        body = part + data + b"\r\n--edge--\r\n"
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -64,21 +64,23 @@ class Line:
     "A keep-alive connection that sends one request at a time."
 
     def __init__(self, port: int):
-        self.port, self.reader, self.writer, self.used = port, None, None, 0.0
+        self.port, self.used = port, 0.0
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, data: bytes) -> tuple[int, float]:  # status, seconds
         start = time.perf_counter()
-        if self.writer and start - self.used > 3:  # the server closes what is idle for five seconds
-            self.writer.close()
+        if self.streams and start - self.used > 3:  # the server closes what is idle for 5 seconds
+            self.streams[1].close()
         self.used = start
-        if self.writer is None or self.writer.is_closing():
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.writer.write(data)
-        head = await self.reader.readuntil(b"\r\n\r\n")
+        if self.streams is None or self.streams[1].is_closing():
+            self.streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self.streams
+        writer.write(data)
+        head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        await self.reader.readexactly(length)
+        await reader.readexactly(length)
         if b"connection: close" in head.lower():
-            self.writer.close()
+            writer.close()
         return int(head[9:12]), time.perf_counter() - start
 
 
@@ -106,8 +108,10 @@ async def opened(
     even: bool = False,
 ) -> list:
     "Requests at random (Poisson) or even gaps, answered the last or not; at most `most` at a time."
-    rng, results, free = random.Random(0), [], [Line(port) for _ in range(most)]
-    start, due, running, seen = time.perf_counter(), 0.0, set(), -1
+    rng, free = random.Random(0), [Line(port) for _ in range(most)]
+    results: list[tuple[int, float]] = []
+    running: set[asyncio.Task] = set()
+    start, due, seen = time.perf_counter(), 0.0, -1
     while due < length:
         due += 1 / rate if even else rng.expovariate(rate)
         wait = start + due - time.perf_counter()
@@ -125,7 +129,7 @@ async def opened(
                 results.append(await line.send(data))
             except (ConnectionError, asyncio.IncompleteReadError):
                 results.append((0, 0.0))
-                line.writer = None
+                line.streams = None
             free.append(line)
 
         task = asyncio.create_task(one())
