@@ -46,7 +46,7 @@ add_module_names = False
 # references are checked inside the package; other packages' inventories need the network
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!melanoma\b).*"),
-    (r"py:class", r"melanoma\.parallel\.(Item|Result)"),  # type variables
+    (r"py:class", r"melanoma\.core\.(parallel\.(Item|Result)|device\.Movable)"),  # type variables
 ]
 linkcheck_ignore = [r"http://127\.0\.0\.1.*", r"http://localhost.*"]
 

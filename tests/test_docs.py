@@ -60,6 +60,18 @@ def test_the_menu_reaches_every_notebook(pages):
     assert {Path("api", f"{p.parent.name}.{p.stem}") for p in modules} <= listed
 
 
+def test_links_from_one_notebook_to_another_lead_there(pages):
+    followed, lost = 0, []
+    for notebook in sorted((REPOSITORY / "nbs").glob("*/**/[0-9]*.ipynb")):
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            found = re.findall(r"\]\(([^)#:]+\.(?:ipynb|md))", cell.source)
+            for link in found if cell.cell_type == "markdown" else ():
+                followed += 1
+                if not (notebook.parent / link).exists():
+                    lost.append(f"{notebook.relative_to(REPOSITORY)}: {link}")
+    assert followed and not lost
+
+
 def test_a_page_loads_nothing_from_elsewhere_and_its_formulas_need_no_script(pages, tmp_path):
     "The chapter with the most formulas, built as `make docs` builds all of them."
     pytest.importorskip("latex2mathml", reason="the packages of make docs are not installed")

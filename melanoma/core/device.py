@@ -96,6 +96,4 @@ def choose_device(
         raise BadInput("precision fp16 needs a CUDA device; take bf16 or fp32.")
     if workers < 0:
         workers = min(8, os.cpu_count() or 1) if kind == "cuda" else 0
-    if kind == "cuda":  # images of a run have one size, so the fastest convolution is worth a trial
-        torch.backends.cudnn.benchmark = True
     return DeviceSettings(device, precision, kind != "mps", workers, torch.get_num_threads())
