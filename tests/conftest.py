@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # a network of 5 M parameters from a random start: these tests look at files, not at scores
 TINY = ["-p", "arch", "resnet10t", "-p", "pretrained", "none", "-p", "batch_size", "16"]
+
+# a shell starts what runs in its background deaf to Ctrl+C, and children inherit that; the commands
+# under test must hear it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def melanoma(
