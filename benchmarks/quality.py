@@ -4,9 +4,10 @@
 
 Reads the out-of-fold predictions of each run and prints AUROC with intervals clustered by patient
 or lesion, by source, the paired difference from the baseline, and the same for the runs' blends
-(mean of logits, mean of ranks). Nothing is trained: a run that lacks folds is named with its next
-command. The last line is one JSON object: `auroc` on ISIC 2017 and `ham_auroc` on HAM10000 of the
-run or blend that is best on ISIC 2017, each with its interval, the baseline and p.
+(mean of scores, mean of ranks). Nothing is trained: a run that lacks folds is named with its next
+command. The last line is one JSON object: `auroc` on ISIC 2017 and `ham_auroc` on HAM10000, each
+with its interval, the baseline and p, of the run or blend that is best on ISIC 2017 (being chosen
+there flatters it a little).
 """
 
 import argparse
@@ -14,12 +15,12 @@ import json
 import sys
 
 import pandas as pd
-from scipy.stats import rankdata
 
 from melanoma.core.errors import BadInput
 from melanoma.core.files import read_json
 from melanoma.evaluation.comparison import compare_scores
 from melanoma.evaluation.oof import KEYS, oof_table
+from melanoma.predict.blend import mean_rank, mean_score
 from melanoma.run.layout import Run, find_run
 from melanoma.run.status import next_command
 from melanoma.stats.summary import spelled
@@ -60,9 +61,9 @@ def main() -> None:
     table = scores_of([chosen.baseline, *chosen.run])
     candidates = {name: table[name] for name in chosen.run}
     if len(chosen.run) > 1:
-        candidates["mean of logits"] = table[chosen.run].mean(axis=1)
-        ranks = [rankdata(table[name]) for name in chosen.run]
-        candidates["mean of ranks"] = pd.Series(sum(ranks) / len(table), index=table.index)
+        logits = {name: table[name].to_numpy() for name in chosen.run}
+        blends = {"mean of scores": mean_score(logits), "mean of ranks": mean_rank(logits)}
+        candidates |= {name: pd.Series(score, table.index) for name, score in blends.items()}
 
     found = {}
     for name, score in candidates.items():
@@ -90,7 +91,7 @@ def main() -> None:
             f"{key}_baseline": round(row["one"], 4),
             f"{key}_p": float(f"{row['p']:.2g}"),
         }
-    members = [find_run(name) for name in chosen.run if best in (name, *list(found)[-2:])]
+    members = [find_run(name) for name in ([best] if best in chosen.run else chosen.run)]
     result["minutes"] = round(sum(map(minutes, members)), 1)
     first = next(iter(members[0].folder.glob("fold[0-9]*/manifest.json")))
     result["monitor"] = read_json(first)["parameters"]["monitor"]

@@ -12,12 +12,10 @@ import torch
 from torch.nn import functional as F
 
 # %% ../../nbs/data/77_warp.ipynb #3156a268
-TURN, AREA, SIDES, STRAY = (
-    math.radians(20),
-    (0.4, 1.1),
-    0.22,
-    0.05,
-)  # STRAY: of the side, past the edge
+TURN = math.radians(20)  # at most, to either side
+AREA = (0.4, 1.1)  # of the crop, as part of the image's
+SIDES = 0.22  # logarithm of the largest ratio of the crop's sides
+STRAY = 0.05  # of half the side: how far the crop may reach past the edge
 
 
 def maps(
