@@ -1765,5 +1765,6 @@ d = { 'settings': { 'branch': 'main',
                                                                                            'melanoma/train/optimisation.py')},
             'melanoma.train.progress': { 'melanoma.train.progress.fold_finished': ( 'train/progress.html#fold_finished',
                                                                                     'melanoma/train/progress.py'),
-                                         'melanoma.train.progress.resolved': ( 'train/progress.html#resolved',
-                                                                               'melanoma/train/progress.py')}}}
+                                         'melanoma.train.progress.resolved': ('train/progress.html#resolved', 'melanoma/train/progress.py'),
+                                         'melanoma.train.progress.training_inputs': ( 'train/progress.html#training_inputs',
+                                                                                      'melanoma/train/progress.py')}}}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from melanoma.core.errors import BadInput
+from melanoma.core.files import file_sha256
 from melanoma.data.diagnoses import DIAGNOSES, class_of, diagnosis_numbers
 from melanoma.data.warp import maps, warp
 from melanoma.model.checkpoint import build
@@ -219,6 +220,10 @@ def test_a_teacher_must_have_the_same_folds(project):
     train_fold(run, taught)
     header = json.loads((run.fold(0) / "manifest.json").read_text())
     assert header["parameters"]["teacher"] == "tiny"
+    assert header["inputs"]["teacher"] == file_sha256(teacher.fold_weights(0))[:16]
+    train_fold(teacher, TrainConfig.from_parameters(plain, seed=1, force=True))
+    with pytest.raises(BadInput, match="teacher has changed since"):
+        train_fold(run, taught)
 
     succeeded = melanoma(project, "folds", "--run", "student", "--n-folds", "2", "--seed", "7",
                          "--force")  # fmt: skip

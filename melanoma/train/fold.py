@@ -33,7 +33,7 @@ from .fold_data import STORE_COLUMNS, FoldData, open_fold
 from .loop import Fitted, fit, predict
 from .loss import make_loss, positive_weight
 from .objective import make_objective
-from .progress import fold_finished, resolved
+from .progress import fold_finished, resolved, training_inputs
 
 # %% ../../nbs/train/20_fold.ipynb #41b7296d
 def keep_state(
@@ -128,7 +128,7 @@ def train_fold(
         return fitted_of(run, config.fold)
     doing = f"fold {config.fold} of run {run.name} is being trained"
     with alone(run.fold(config.fold), doing), reading(run.store, doing), reading(run.folds, doing):
-        if data is not None and data.inputs != fold_inputs(run):
+        if data is not None and data.inputs != training_inputs(run, config):
             raise BadInput(f"run {run.name!r} was prepared or split anew meanwhile: train again.")
         return _train_fold(run, config, data, model, origin)
 

@@ -21,7 +21,7 @@ from ..data.folds import fold_rows
 from ..data.store import Store
 from ..run.config import TrainConfig
 from ..run.layout import Run
-from ..run.manifest import fold_inputs
+from .progress import training_inputs
 
 # %% ../../nbs/train/18_fold_data.ipynb #0a1c9f83
 STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all that is written
@@ -69,7 +69,7 @@ class FoldData:
 # %% ../../nbs/train/18_fold_data.ipynb #91b9e16e
 def open_fold(run: Run, config: TrainConfig) -> FoldData:
     "Open the store and find the fold's rows in it."
-    inputs = fold_inputs(run)
+    inputs = training_inputs(run, config)
     columns = [*STORE_COLUMNS, "diagnosis"] if config.optimisation.diagnosis else STORE_COLUMNS
     store = Store.open(run.store, config.data.size, columns)
     folds = pd.read_csv(run.folds, dtype={"image_name": str, "group": str, "source": str})
