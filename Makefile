@@ -9,19 +9,27 @@ export OMP_WAIT_POLICY := PASSIVE
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 # the service's answers have a time limit: nothing else may run beside these
-TIMED := tests/test_hostile.py tests/test_page.py tests/test_service.py tests/test_strangers.py
+TIMED := tests/serve
 
-.PHONY: demo test quick check lessons setup readme chromium docs docs-links audit
+.PHONY: demo model test fast coverage quick check lessons setup readme chromium docs docs-links audit
 
 demo: $(READY)
 	@echo "set-up took $$(cat $(READY)) s"
 	$(BIN)/melanoma demo
 
+# the model that comes with the program, trained again from the images in MELANOMA_DATA
+model: $(READY)
+	$(BIN)/python benchmarks/model.py
+
 test: $(READY) chromium
 	@echo "set-up took $$(cat $(READY)) s"
 	@$(MAKE) --no-print-directory check lessons
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=$(TIMED)
 	$(BIN)/python -m pytest $(TIMED)
+
+# the tests that start no process, train nothing and open no browser
+fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
 
 setup: $(READY)
 
@@ -40,6 +48,11 @@ chromium:
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
 	echo "chromium cannot be installed: the browser tests are skipped"; \
 	else echo "no chromium: the browser tests are skipped (as root on Debian it is installed)"; fi; fi
+
+# which lines the tests run; tracing them takes a third longer, so not every time
+coverage: $(READY) chromium
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=$(TIMED) --cov --cov-report=
+	$(BIN)/python -m pytest $(TIMED) --cov --cov-append
 
 # seconds: style, the order of the layers, export and clean leave no difference
 quick: $(READY)

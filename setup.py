@@ -11,12 +11,14 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-EXTRAS = ("dicom", "heic", "excel", "hdf5", "fetch", "serve", "export", "kaggle", "docs")
+EXTRAS = ("dicom", "report", "heic", "excel", "hdf5", "fetch", "serve", "export", "kaggle", "docs")
 NOTEBOOKS = ("pipeline", "kaggle/kernels")  # folders of nbs/ that the program runs
+SHIPPED = "weights/isic"  # the trained model that comes with the program
+SHIPPED_FILES = ("ensemble.onnx", "ensemble.json", "oof.csv", "README.md", "LICENSE")
 
 
 class BuildWithStages(build_py):
-    """Stage and kernel notebooks go into the package: an installed wheel runs the same ones."""
+    """Notebooks and the trained model go into the package; a wheel runs the same ones."""
 
     def run(self):
         super().run()
@@ -27,6 +29,11 @@ class BuildWithStages(build_py):
             folder.mkdir(parents=True, exist_ok=True)
             for notebook in sorted((HERE / "nbs" / name).glob("*.ipynb")):
                 shutil.copyfile(notebook, folder / notebook.name)
+        if (HERE / SHIPPED).is_dir():
+            folder = Path(self.build_lib) / "melanoma" / "shipped" / SHIPPED
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in SHIPPED_FILES:
+                shutil.copyfile(HERE / SHIPPED / name, folder / name)
 
 
 setup(
@@ -41,7 +48,16 @@ setup(
     keywords=settings["keywords"].split(),
     packages=find_packages(include=["melanoma", "melanoma.*"]),
     include_package_data=True,
-    package_data={"melanoma": ["notebooks/**/*.ipynb", "web/*", "*.txt", "py.typed"]},
+    package_data={
+        "melanoma": [
+            "notebooks/**/*.ipynb",
+            "web/*",
+            "web/lesions/*",
+            "templates/*",
+            "*.txt",
+            "py.typed",
+        ]
+    },
     python_requires=">=" + settings["min_python"],
     install_requires=settings["requirements"].split(),
     extras_require={

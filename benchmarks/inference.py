@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,14 +57,14 @@ def train(run: Run, data: Path, arch: str, folds: int, epochs: int) -> None:
     export_run(run)
 
 
-def seconds(work) -> float:
+def seconds(work: Callable[[], object]) -> float:
     "How long a call takes."
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def turns(rounds: int, *works) -> list[list[float]]:
+def turns(rounds: int, *works: Callable[[], object]) -> list[list[float]]:
     "Seconds of several ways, taking turns."
     for work in works:
         work()

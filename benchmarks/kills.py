@@ -7,6 +7,7 @@ same command again, and compares every result with the undisturbed one. Nothing 
 no temporary file, no socket, no note of a lock. The last line is JSON."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ import psutil
 from melanoma.data.synthetic import make_dataset
 
 MELANOMA = str(Path(sys.executable).with_name("melanoma"))
-RECIPE = ["-p", "arch", "resnet18", "-p", "pretrained", "none", "-p", "epochs", "3",
+RECIPE = ["-p", "arch", "resnet10t", "-p", "pretrained", "none", "-p", "epochs", "3",
           "-p", "batch_size", "16", "-p", "device", "cpu", "-p", "precision", "fp32"]  # fmt: skip
 STAGES = {
     "prepare": ["prepare", "--run", "r", "--source", "siim2020=data", "--size", "32"],
@@ -46,7 +47,7 @@ RESULTS = {  # of each stage, below the project
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 
 
-def begin(root: Path, stage: str) -> subprocess.Popen:
+def begin(root: Path, stage: str) -> subprocess.Popen[str]:
     "Start a stage's command."
     environment = os.environ | {"MELANOMA_ROOT": str(root), "TMPDIR": str(root / "tmp")}
     return subprocess.Popen(
@@ -68,7 +69,7 @@ def finish(root: Path, stage: str) -> tuple[float, str]:  # seconds, what it sai
 def content(path: Path) -> str:
     "A file's digest; of JSON and tables without the time they took."
     if path.suffix == ".csv" and path.name == "history.csv":
-        return pd.read_csv(path).drop(columns="seconds").to_csv()
+        return str(pd.read_csv(path).drop(columns="seconds").to_csv())
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -88,22 +89,29 @@ def forget(root: Path, stage: str) -> None:
         (root / "output/r/folds.json").unlink()
 
 
-def disturb(process: subprocess.Popen, how: str, whom: str) -> None:
+def disturb(
+    process: subprocess.Popen[str],
+    how: str,
+    whom: str,
+    patience: float,  # seconds; a signal may meet nobody, and the stage then comes to its end
+) -> list[str]:  # what went on
     "Send a signal to the command, to its kernel, or to both."
     try:
         command = psutil.Process(process.pid)
         family = [command, *command.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return
+        return []
     chosen = {"command": family[:1], "kernel": family[1:], "both": family}[whom]
     for one in chosen:
         try:
             one.send_signal(SIGNALS[how])
         except psutil.NoSuchProcess:
             continue
-    gone, alive = psutil.wait_procs(family, timeout=60)
-    if alive:
-        raise SystemExit(f"{[p.name() for p in alive]} go on a minute after SIG{how} to the {whom}")
+    _, alive = psutil.wait_procs(family, timeout=patience)
+    for one in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    return [f"{one.pid} goes on {patience:.0f} s after the signal" for one in alive]
 
 
 def left_behind(root: Path) -> list[str]:
@@ -121,11 +129,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default=",".join(STAGES))
     given = parser.parse_args()
+    # a shell starts what runs in its background deaf to Ctrl+C, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng, stages = random.Random(given.seed), given.stages.split(",")
     with tempfile.TemporaryDirectory(prefix="kills") as name:
         root, whole = Path(name) / "project", Path(name) / "whole"  # results may name their paths
         (root / "tmp").mkdir(parents=True)
-        make_dataset(root / "data", patients=40, test_patients=6, prevalence=0.25)
+        make_dataset(root / "data", patients=24, test_patients=6, prevalence=0.25)
         seconds = {stage: finish(root, stage)[0] for stage in STAGES}
         expected = {stage: results(root, stage) for stage in STAGES}
         print("undisturbed:", ", ".join(f"{s} {t:.1f} s" for s, t in seconds.items()), flush=True)
@@ -142,14 +152,17 @@ def main() -> None:
             process = begin(root, stage)
             time.sleep(after)
             reached["ended before" if process.poll() is not None else f"{stage} {how}"] += 1
-            disturb(process, how, whom)
+            deaf = disturb(process, how, whom, 60 + 5 * seconds[stage])
             process.communicate()
             finish(root, stage)
             got, left = results(root, stage), left_behind(root)
             differ = [p for p in got if got[p] != expected[stage][p]]
-            if differ or left:
-                wrong.append(f"{stage}, SIG{how} to {whom} after {after:.2f} s: {differ} {left}")
+            if differ or left or deaf:
+                told = f"{stage}, SIG{how} to {whom} after {after:.2f} s"
+                wrong.append(f"{told}: {differ} {left} {deaf}")
                 print(wrong[-1], flush=True)
+            if not (i + 1) % 10:
+                print(f"{i + 1 - len(wrong)} of {i + 1} identical", flush=True)
         print(dict(sorted(reached.items())))
         print(json.dumps({"rounds": given.rounds, "identical": given.rounds - len(wrong)}))
         if wrong:

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
@@ -63,7 +64,7 @@ def profiled(paths: list[str], folder: Path) -> list[str]:
     return [str(folder / Path(path).name) for path in paths]
 
 
-def seconds(work) -> float:
+def seconds(work: Callable[[], object]) -> float:
     "How long a call takes."
     start = time.perf_counter()
     work()

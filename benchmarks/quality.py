@@ -1,34 +1,40 @@
 """How good finished runs are, against a baseline, on lesions that they held out.
 
-    python benchmarks/quality.py --baseline isic --run lite2 --run dinov2
+    python benchmarks/quality.py --baseline lite0 --run lite2 --run dinov2 --age
 
 Reads the out-of-fold predictions of each run and prints AUROC with intervals clustered by patient
 or lesion, by source, the paired difference from the baseline, and the same for the runs' blends
-(mean of scores, mean of ranks). Nothing is trained: a run that lacks folds is named with its next
-command. The last line is one JSON object: `auroc` on ISIC 2017 and `ham_auroc` on HAM10000, each
-with its interval, the baseline and p, of the run or blend that is best on ISIC 2017 (being chosen
-there flatters it a little).
+(mean of scores, mean of ranks, and a mean whose weights were fitted on the other folds); with --age
+also for each together with the patient's age, whose part is fitted on the other folds. Nothing is
+trained: a run that lacks folds is named with its next command. The last line is one JSON object:
+`auroc` on ISIC 2017 and `ham_auroc` on HAM10000, each with its interval, the baseline and p, of the
+run or blend that is best on ISIC 2017 (being chosen there flatters it a little).
 """
 
 import argparse
 import json
 import sys
 
+import numpy as np
 import pandas as pd
+from scipy.special import logit as log_odds
 
 from melanoma.core.errors import BadInput
-from melanoma.core.files import read_json
 from melanoma.evaluation.comparison import compare_scores
-from melanoma.evaluation.oof import KEYS, oof_table
-from melanoma.predict.blend import mean_rank, mean_score
+from melanoma.evaluation.oof import KEYS, ages_of, oof_table
+from melanoma.predict.pooling import mean_rank, mean_score
 from melanoma.run.layout import Run, find_run
+from melanoma.run.manifest import read_manifest
 from melanoma.run.status import next_command
+from melanoma.stats.age import cross_fitted
+from melanoma.stats.blend_weights import cross_fitted_blend
+from melanoma.stats.calibration import fit_platt
 from melanoma.stats.summary import spelled
 
 MEASURED = {"auroc": "isic2017", "ham_auroc": "ham10000"}  # key → source
 
 
-def scores_of(names: list[str]) -> pd.DataFrame:  # KEYS, target, group, and a column a run
+def scores_of(names: list[str]) -> pd.DataFrame:  # KEYS, target, group, fold, a column for each run
     "The logits of the lesions that all runs held out."
     table = None
     for name in names:
@@ -37,8 +43,8 @@ def scores_of(names: list[str]) -> pd.DataFrame:  # KEYS, target, group, and a c
         folds = pd.read_csv(run.folds)["fold"]
         if missing := sorted(set(folds[folds >= 0]) - set(oof["fold"])):
             print(f"{name}: folds {missing} are not trained; next: {next_command(run)}")
-        own = oof[[*KEYS, "target", "group", "logit"]].rename(columns={"logit": name})
-        keep = own if table is None else own.drop(columns=["target", "group"])
+        own = oof[[*KEYS, "target", "group", "fold", "logit"]].rename(columns={"logit": name})
+        keep = own if table is None else own.drop(columns=["target", "group", "fold"])
         table = keep if table is None else table.merge(keep, on=KEYS)
     if table is None or table.empty:
         raise BadInput(f"runs {', '.join(names)} have no held-out image in common.")
@@ -57,13 +63,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--baseline", required=True, help="a trained run")
     parser.add_argument("--run", action="append", required=True, help="a trained run; repeatable")
+    parser.add_argument("--age", action="store_true", help="also with the patient's age")
     chosen = parser.parse_args()
     table = scores_of([chosen.baseline, *chosen.run])
     candidates = {name: table[name] for name in chosen.run}
     if len(chosen.run) > 1:
         logits = {name: table[name].to_numpy() for name in chosen.run}
         blends = {"mean of scores": mean_score(logits), "mean of ranks": mean_rank(logits)}
-        candidates |= {name: pd.Series(score, table.index) for name, score in blends.items()}
+        candidates |= {
+            name: pd.Series(log_odds(np.clip(score, 1e-7, 1 - 1e-7)), table.index)
+            for name, score in blends.items()
+        }
+        weighted = cross_fitted_blend(table["target"], np.stack([*logits.values()]), table["fold"])
+        candidates["mean weighted by the other folds"] = pd.Series(weighted, table.index)
+    if chosen.age:
+        ages = ages_of(find_run(chosen.run[0]), table)
+        for name, score in list(candidates.items()):
+            if name == "mean of ranks":  # no log odds
+                continue
+            line = fit_platt(table["target"], score)  # who has no age keeps these log odds
+            odds = line.a * score + line.b
+            aged = cross_fitted(table["target"], odds, ages, table["source"], table["fold"])
+            candidates[f"{name}, with the age"] = pd.Series(aged, table.index)
 
     found = {}
     for name, score in candidates.items():
@@ -91,10 +112,11 @@ def main() -> None:
             f"{key}_baseline": round(row["one"], 4),
             f"{key}_p": float(f"{row['p']:.2g}"),
         }
-    members = [find_run(name) for name in ([best] if best in chosen.run else chosen.run)]
+    alone = best.removesuffix(", with the age")
+    members = [find_run(name) for name in ([alone] if alone in chosen.run else chosen.run)]
     result["minutes"] = round(sum(map(minutes, members)), 1)
     first = next(iter(members[0].folder.glob("fold[0-9]*/manifest.json")))
-    result["monitor"] = read_json(first)["parameters"]["monitor"]
+    result["monitor"] = read_manifest(first)["parameters"]["monitor"]
     print(json.dumps(result))
 
 

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
@@ -95,7 +96,7 @@ def encoded(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def answer(service: Service, data: bytes) -> dict:
+def answer(service: Service, data: bytes) -> dict[str, Any]:
     "What the service says of one image."
     model = service.ready()
     one = decode(Upload(0, "x", data), model.responses.predictor, Limits())
@@ -162,7 +163,7 @@ def parity(run: Run, files: list[Path], port: int) -> dict[str, float]:
     return found
 
 
-def post(port: int, data: bytes) -> dict:
+def post(port: int, data: bytes) -> dict[str, Any]:
     "One image over HTTP; waits for the service to be there."
     body = b'--e\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + data
     url = f"http://127.0.0.1:{port}/v1/predict"
@@ -171,7 +172,8 @@ def post(port: int, data: bytes) -> dict:
         try:
             request = urllib.request.Request(url, body + b"\r\n--e--\r\n", kind)
             with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.load(reply)
+                said: dict[str, Any] = json.load(reply)
+                return said
         except urllib.error.HTTPError:
             raise
         except OSError:

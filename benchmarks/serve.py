@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -84,7 +85,9 @@ class Line:
         return int(head[9:12]), time.perf_counter() - start
 
 
-async def closed(port: int, requests: list[bytes], lines: int, length: float) -> list:
+async def closed(
+    port: int, requests: list[bytes], lines: int, length: float
+) -> list[tuple[int, float]]:  # status, seconds
     "Every line sends its next request when the last is answered."
     end, results = time.perf_counter() + length, []
 
@@ -104,13 +107,13 @@ async def opened(
     rate: float,
     length: float,
     most: int,
-    on_second=None,
+    on_second: Callable[[int], None] | None = None,
     even: bool = False,
-) -> list:
+) -> tuple[list[tuple[int, float]], float]:  # status and seconds of each, seconds in all
     "Requests at random (Poisson) or even gaps, answered the last or not; at most `most` at a time."
     rng, free = random.Random(0), [Line(port) for _ in range(most)]
     results: list[tuple[int, float]] = []
-    running: set[asyncio.Task] = set()
+    running: set[asyncio.Task[None]] = set()
     start, due, seen = time.perf_counter(), 0.0, -1
     while due < length:
         due += 1 / rate if even else rng.expovariate(rate)
@@ -137,7 +140,7 @@ async def opened(
         task.add_done_callback(running.discard)
     taken = time.perf_counter() - start
     await asyncio.gather(*running)
-    return [(status, seconds) for status, seconds in results] + [("taken", taken)]
+    return results, taken
 
 
 class Process:
@@ -205,7 +208,7 @@ async def measure(run: Run, data: Path, rounds: int, deadline: float) -> dict[st
 
     alone = [seconds for _, seconds in await closed(8401, forms, 1, 5)]
     service = statistics.mean(alone)
-    *half, (_, taken) = await opened(8401, forms, capacity / 2, 20, 256)
+    half, taken = await opened(8401, forms, capacity / 2, 20, 256)
     waits = [seconds for status, seconds in half if status == 200]
     assert len(waits) == len(half), "every request at half of capacity is answered"
     found["p99_over_mean_half_load"] = quantile(waits, 0.99) / service
@@ -214,12 +217,12 @@ async def measure(run: Run, data: Path, rounds: int, deadline: float) -> dict[st
         f"half of capacity ({len(half) / taken:.0f}/s): median {middle:.1f} ms, p99 {slow:.1f} ms; "
         f"a lone client {1e3 * service:.1f} ms"
     )
-    *paced, _ = await opened(8401, forms, capacity / 2, 20, 256, even=True)
+    paced, _ = await opened(8401, forms, capacity / 2, 20, 256, even=True)
     slow = 1e3 * quantile([seconds for _, seconds in paced], 0.99)
     print(f"as many at even gaps: p99 {slow:.1f} ms")
 
     memory: dict[int, int] = {}
-    *storm, (_, taken) = await opened(
+    storm, taken = await opened(
         8401, forms, 4 * capacity, 60, 512, lambda s: memory.update({s: ours.memory().rss})
     )
     first, last = memory[10], memory[max(memory)]

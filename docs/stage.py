@@ -29,7 +29,7 @@ LAYERS = {  # lowest first
     "kaggle": "Kaggle kernels",
     "cli": "The command line",
 }
-SHELVES = {
+SECTIONS = {
     "library": "nbs",
     "stages": "nbs/pipeline",
     "explore": "nbs/explore",
@@ -47,17 +47,16 @@ HEADS = {
 DIRECTIVE = re.compile(r"^#\|\s*(\w+).*\n?", re.MULTILINE)
 
 
-def notebooks(shelf: str) -> list[Path]:
-    "The notebooks of a shelf, in order."
-    if shelf == "library":
-        found = [sorted((ROOT / "nbs" / f).glob("[0-9][0-9]_*.ipynb")) for f in LAYERS]
-        return sum(found, [])
-    return sorted((ROOT / SHELVES[shelf]).glob("*.ipynb"))
+def notebooks(section: str) -> list[Path]:
+    "The notebooks of a section, in order."
+    if section == "library":
+        return [n for f in LAYERS for n in sorted((ROOT / "nbs" / f).glob("[0-9][0-9]_*.ipynb"))]
+    return sorted((ROOT / SECTIONS[section]).glob("*.ipynb"))
 
 
-def place(notebook: Path, shelf: str) -> str:
-    "The notebook's page below its shelf's folder; the library has a folder for each layer."
-    return f"{notebook.parent.name}/{notebook.name}" if shelf == "library" else notebook.name
+def place(notebook: Path, section: str) -> str:
+    "The notebook's page below its section's folder; the library has a folder for each layer."
+    return f"{notebook.parent.name}/{notebook.name}" if section == "library" else notebook.name
 
 
 def module_of(notebook: Path) -> str:
@@ -93,7 +92,7 @@ def parameters(notebook: Path) -> str:
     return table(["parameter", "type", "default", ""], rows)
 
 
-def page(notebook: Path, shelf: str) -> str:
+def page(notebook: Path, section: str) -> str:
     "The notebook as it is shown."
     nb = nbformat.read(notebook, as_version=4)
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
@@ -111,19 +110,19 @@ def page(notebook: Path, shelf: str) -> str:
             if "export" in found:
                 c.metadata["tags"] = [*tags, "exported"]
         kept.append(c)
-    if shelf == "library":
+    if section == "library":
         text = f"Generates {{py:mod}}`melanoma.{module_of(notebook)}`; cells with a bar are in it."
         kept.insert(1, nbformat.v4.new_markdown_cell(text, id="reference"))
     nb.cells = kept
     return nbformat.writes(nb)
 
 
-def shelf_index(shelf: str, entries: list[tuple[str, str, str]]) -> str:
-    "A shelf's first page: title and subtitle of each page, which stand in the menu too."
-    text = HEADS[shelf]
+def section_index(section: str, entries: list[tuple[str, str, str]]) -> str:
+    "A section's first page: title and subtitle of each page, which stand in the menu too."
+    text = HEADS[section]
     parts: dict[str, list[tuple[str, str, str]]] = {}
     for entry in entries:
-        layer = re.split("[./]", entry[0])[0] if shelf in ("library", "api") else ""
+        layer = re.split("[./]", entry[0])[0] if section in ("library", "api") else ""
         parts.setdefault(layer, []).append(entry)
     for layer, pages in parts.items():
         rows = [[f"[{cell(title)}]({page})", cell(about)] for page, title, about in pages]
@@ -194,18 +193,18 @@ def lay_out(source: Path) -> None:
         ROOT / "docs", source, ignore=shutil.ignore_patterns("*.py", "__pycache__", "_static")
     )
     shutil.copyfile(ROOT / "CONTRIBUTING.md", source / "contributing.md")
-    for shelf in (*SHELVES, "api"):
-        (source / shelf).mkdir()
-    for shelf in SHELVES:
-        found = notebooks(shelf)
+    for section in (*SECTIONS, "api"):
+        (source / section).mkdir()
+    for section in SECTIONS:
+        found = notebooks(section)
         for notebook in found:
-            path = source / shelf / place(notebook, shelf)
+            path = source / section / place(notebook, section)
             path.parent.mkdir(exist_ok=True)
-            path.write_text(page(notebook, shelf), encoding="utf-8")
-        entries = [(place(n, shelf), *heading(n)) for n in found]
+            path.write_text(page(notebook, section), encoding="utf-8")
+        entries = [(place(n, section), *heading(n)) for n in found]
         if entries:
-            text = shelf_index(shelf, entries)
-            (source / shelf / "index.md").write_text(text, encoding="utf-8")
+            text = section_index(section, entries)
+            (source / section / "index.md").write_text(text, encoding="utf-8")
     if not notebooks("explore"):
         front = source / "index.md"
         front.write_text(front.read_text(encoding="utf-8").replace("explore/index\n", ""))
@@ -214,7 +213,7 @@ def lay_out(source: Path) -> None:
         text = module_page(module, lesson)
         (source / "api" / f"{module}.md").write_text(text, encoding="utf-8")
     entries = [(f"{m}.md", m, about) for m, (_, about) in modules.items()]
-    (source / "api" / "index.md").write_text(shelf_index("api", entries), encoding="utf-8")
+    (source / "api" / "index.md").write_text(section_index("api", entries), encoding="utf-8")
     (source / "cli.md").write_text(cli_page(), encoding="utf-8")
 
 

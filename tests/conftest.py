@@ -1,28 +1,14 @@
-"""What the end-to-end tests share: a small drawn data set, a way to call the command line."""
+"""What most tests start from: drawn images, a run prepared, trained, exported and served."""
 
-import contextlib
-import io
-import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from filelock import FileLock
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# a network of 5 M parameters from a random start: these tests look at files, not at scores
-TINY = ["-p", "arch", "resnet10t", "-p", "pretrained", "none", "-p", "batch_size", "16"]
+from support.commands import TINY, copy_of, succeed
+from support.servers import Server, serving
 
 # a shell starts what runs in its background deaf to Ctrl+C, and children inherit that; the commands
 # under test must hear it
@@ -30,188 +16,104 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def melanoma(
-    root: Path,  # holds output/ and weights/
-    *arguments: str,
-    cwd: Path | None = None,  # the caller's folder
-) -> subprocess.CompletedProcess:
-    "Call the command line as a user would."
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("melanoma")), *arguments],
-        env=os.environ | {"MELANOMA_ROOT": str(root), "COLUMNS": "200"},
-        cwd=cwd or root,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def succeed(root: Path, *arguments: str, cwd: Path | None = None) -> str:
-    "Call it, expect exit code 0, return what it printed."
-    done = melanoma(root, *arguments, cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dicom(pixels: np.ndarray | bytes, syntax: str = "ExplicitVRLittleEndian", **fields) -> bytes:
-    "A DICOM file around an array, or around a compressed picture."
-    uid = pytest.importorskip("pydicom.uid")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
-    meta.TransferSyntaxUID = getattr(uid, syntax)
-    whole = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    whole.SamplesPerPixel, whole.PhotometricInterpretation = 3, "RGB"
-    whole.PlanarConfiguration = 0
-    whole.BitsAllocated = whole.BitsStored = 8
-    whole.HighBit, whole.PixelRepresentation = 7, 0
-    if isinstance(pixels, bytes):
-        whole.PixelData = encapsulate([pixels])
-        whole["PixelData"].VR = "OB"
-    else:
-        whole.Rows, whole.Columns = pixels.shape[:2]
-        whole.PixelData = pixels.tobytes()
-    for name, value in fields.items():
-        setattr(whole, name, value)
-    buffer = io.BytesIO()
-    whole.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def inflating_dicom(size: int) -> bytes:
-    "A small DICOM file that is deflated as a whole, and inflates to so many bytes."
-    whole = dicom(np.zeros((4, 4, 3), np.uint8), "DeflatedExplicitVRLittleEndian")
-    begin = 144 + int.from_bytes(whole[140:144], "little")
-    deflating, block = zlib.compressobj(wbits=-zlib.MAX_WBITS), bytes(1_000_000)
-    packed = b"".join(deflating.compress(block) for _ in range(size // len(block)))
-    return whole[:begin] + packed + deflating.flush()
-
-
-class Loads(HTMLParser):
-    "What a page would load from elsewhere, its scripts, and its policy."
-
-    def __init__(self):
-        super().__init__()
-        self.loads, self.scripts, self.policy = [], 0, ""
-
-    def handle_starttag(self, tag, attributes):
-        of = dict(attributes)
-        self.scripts += tag == "script"
-        if tag == "meta" and (of.get("http-equiv") or "").lower() == "content-security-policy":
-            self.policy = of["content"]
-        for name, value in attributes:
-            loading = name in ("src", "srcset", "data", "poster", "background", "xlink:href")
-            loading |= name == "href" and tag != "a"
-            style = name == "style" and "url(" in (value or "")
-            if (loading or style) and not (value or "").startswith(("data:", "#")):
-                self.loads.append(f"{tag} {name}={value!r:.80}")
-
-
-def seen_in(path: Path) -> Loads:
-    page = Loads()
-    page.feed(path.read_text(encoding="utf-8"))
-    return page
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Whatever waits for a training or for a server is slow."
+    for item in items:
+        if {"trained", "server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory) -> Path:
-    "A drawn data set in SIIM-2020's layout: 24 patients to train on, 5 to predict."
+def once(tmp_path_factory, worker_id) -> Callable[..., Path]:
+    "A folder made once, by whichever of pytest-xdist's workers needs it first; each gets a copy."
+    base = tmp_path_factory.getbasetemp()
+
+    def make(name: str, fill: Callable[[Path], None], shared: bool = False) -> Path:
+        if worker_id == "master":
+            folder = tmp_path_factory.mktemp(name)
+            fill(folder)
+            return folder
+        whole = base.parent / f"once-{name}"
+        with FileLock(f"{whole}.lock"):
+            if not whole.exists():
+                begun = base / f"begun-{name}"
+                begun.mkdir()
+                fill(begun)
+                begun.rename(whole)
+        return whole if shared else copy_of(whole, base / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn(once) -> Path:
+    "A drawn data set in SIIM-2020's layout, to be read alone: 30 patients, 5 more to predict."
     from melanoma.data.synthetic import make_dataset
 
-    folder = tmp_path_factory.mktemp("drawn") / "siim2020"
-    return make_dataset(folder, patients=30, test_patients=5, size=64, prevalence=0.3)
+    def draw(folder: Path) -> None:
+        make_dataset(folder / "siim2020", 30, 5, size=64, prevalence=0.3)
+
+    return once("drawn", draw, shared=True) / "siim2020"
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory, drawn) -> Path:
+def prepared(once, drawn) -> Path:
     "A project's root with the run `tiny`: prepared at 32 px, two folds, nothing trained."
-    root = tmp_path_factory.mktemp("project")
-    succeed(root, "prepare", "--run", "tiny", "--size", "32", "--source", f"siim2020={drawn}")
-    succeed(root, "folds", "--run", "tiny", "--n-folds", "2")
-    return root
 
+    def prepare(root: Path) -> None:
+        succeed(root, "prepare", "--run", "tiny", "--size", "32", "--source", f"siim2020={drawn}")
+        succeed(root, "folds", "--run", "tiny", "--n-folds", "2")
 
-def copy_of(root: Path, folder: Path) -> Path:
-    "A copy to go on from: what a test is given does not depend on those that ran before it."
-    return Path(shutil.copytree(root, folder, symlinks=True, dirs_exist_ok=True))
+    return once("project", prepare)
 
 
 @pytest.fixture(scope="session")
-def trained(prepared, tmp_path_factory) -> Path:
+def trained(once, prepared) -> Path:
     "A copy of it with both folds trained and evaluated."
-    root = copy_of(prepared, tmp_path_factory.mktemp("trained"))
-    succeed(root, "train", "--run", "tiny", "--folds", "0-1", *TINY, "-p", "epochs", "2")
-    succeed(root, "evaluate", "--run", "tiny")
-    return root
+
+    def train(root: Path) -> None:
+        copy_of(prepared, root)
+        succeed(root, "train", "--run", "tiny", "--folds", "0-1", *TINY, "-p", "epochs", "2")
+        succeed(root, "evaluate", "--run", "tiny")
+
+    return once("trained", train)
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory) -> Path:
+def exported(once, trained) -> Path:
     "A copy of that with the run's graph exported."
-    root = copy_of(trained, tmp_path_factory.mktemp("exported"))
-    succeed(root, "export", "--run", "tiny")
-    return root
+
+    def export(root: Path) -> None:
+        copy_of(trained, root)
+        succeed(root, "export", "--run", "tiny")
+
+    return once("exported", export)
 
 
-class Server:
-    "A `melanoma serve` process, its address and its log."
-
-    def __init__(self, root: Path, log: Path, *arguments: str, **options: Any):
-        self.log = log
-        program = str(Path(sys.executable).with_name("melanoma"))
-        environment = os.environ | {"MELANOMA_ROOT": str(root)}
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [program, "serve", "--port", "0", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                **options,
-            )
-        self.url = ""
-
-    def lines(self) -> list[dict]:
-        "The log's lines."
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        return [json.loads(x) for x in text.splitlines() if x.startswith("{") and x.endswith("}")]
-
-    def wait(self, path: str = "/readyz", seconds: float = 60) -> "Server":
-        "Until the address answers 200."
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()
-            if not self.url:
-                ports = [x["port"] for x in self.lines() if x["event"] == "listening"]
-                self.url = f"http://127.0.0.1:{ports[0]}" if ports else ""
-            else:
-                with (
-                    contextlib.suppress(urllib.error.URLError, ConnectionError),
-                    urllib.request.urlopen(self.url + path, timeout=5),
-                ):
-                    return self
-            time.sleep(0.05)
-        raise AssertionError(f"not ready after {seconds} s: {self.log.read_text()[-2000:]}")
-
-    def stop(self) -> int:
-        "SIGTERM, and its exit code."
-        self.process.terminate()
-        return self.process.wait(90)
+@pytest.fixture
+def project(trained, tmp_path) -> Path:
+    "A copy of the trained project, to write into."
+    return copy_of(trained, tmp_path / "project")
 
 
-@contextlib.contextmanager
-def serving(root: Path, log: Path, *arguments: str, **options: Any) -> Iterator[Server]:
-    "A server for a block; options are Popen's."
-    server = Server(root, log, *arguments, **options)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+def stand(root: Path) -> dict[Path, tuple[int, int]]:
+    "Every file below a folder but locks and compiled graphs: bytes, and when it was written last."
+    files = (p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")
+    files = (p for p in files if p.parent.suffix != ".cache")
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+@pytest.fixture(autouse=True)
+def shared_stay_as_they_are(request) -> Iterator[None]:
+    "Fail the test that writes into what the others start from."
+    names = [n for n in ("prepared", "trained", "exported") if n in request.fixturenames]
+    shared = {name: request.getfixturevalue(name) for name in names}
+    before = {name: stand(root) for name, root in shared.items()}
+    yield
+    for name, root in shared.items():
+        changed = {p for p, _ in before[name].items() ^ stand(root).items()}
+        assert not changed, f"the test wrote into {name!r}; take a copy: {sorted(changed)}"
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Container(Protocol):
         "The bytes of one image; an unknown name raises KeyError."
 
     def stamp(self, name: str) -> tuple[int, int]:
-        "What changes when the image does; an unknown name raises KeyError."
+        "Return a value that changes with the image; an unknown name raises KeyError."
 
 # %% ../../nbs/core/12_containers.ipynb #af2c0c34
 class Hdf5Images:
@@ -148,7 +148,7 @@ class TFRecordImages:
             at = end
 
     def _add(self, data: memoryview, offset: int, checksum: int) -> None:
-        "Note where the image of one record lies."
+        "Note the position of one record's image."
         try:
             found = parse_example(data)
             image, start = found.pop("image")
@@ -176,21 +176,21 @@ class TFRecordImages:
         return self._where[name][1:]
 
 # %% ../../nbs/core/12_containers.ipynb #5e338820
-CONTAINERS: dict[str, Any] = {  # suffix → class
+CONTAINERS: dict[str, Callable[[str], Container]] = {  # by suffix
     ".hdf5": Hdf5Images, ".h5": Hdf5Images, ".tfrec": TFRecordImages, ".tfrecord": TFRecordImages,
 }  # fmt: skip
 CONTAINER_PATH = re.compile("(" + "|".join(map(re.escape, CONTAINERS)) + ")/", re.IGNORECASE)
 _opening = threading.Lock()
 
-
+# %% ../../nbs/core/12_containers.ipynb #8f9d3f1b
 @functools.lru_cache(maxsize=128)
-def _container(path: str, size: int, time: int, process: int) -> Any:
+def _container(path: str, size: int, time: int, process: int) -> Container:
     return CONTAINERS[Path(path).suffix.lower()](path)
 
-# %% ../../nbs/core/12_containers.ipynb #aa38ff70
+
 def open_container(
     path: str | Path,  # …/train-image.hdf5, …/train00-2182.tfrec
-) -> Any:  # a Container
+) -> Container:
     "Open a file of images, once per process."
     stat = Path(path).stat()
     with _opening:

@@ -11,6 +11,7 @@ import json
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,7 +70,7 @@ def draw_tables(
     seed: int,  # same seed, same tables
     prevalence: float,  # share of melanomas in each
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # train, test, both with train.csv's columns
-    "Training and test table with no image and no patient in common."
+    "Draw training and test tables that share no image and no patient."
     rng = np.random.default_rng([seed, 0])
     names = rng.choice(10**7, 21 * (patients + test_patients), replace=False)
     train = draw_table(patients, names[: 21 * patients], prevalence, rng)
@@ -93,8 +94,8 @@ def draw_row(
 DRAWING = 2  # raise when the same parameters give other pixels, so that old folders are noticed
 
 
-def is_same_dataset(folder: Path, manifest: dict) -> bool:
-    "Whether the folder holds exactly this data set; False if it is empty, an error if it differs."
+def is_same_dataset(folder: Path, manifest: dict[str, Any]) -> bool:
+    "Does the folder hold exactly this data set? False if it is empty, an error if it differs."
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -113,7 +114,9 @@ def is_same_dataset(folder: Path, manifest: dict) -> bool:
     raise BadInput(f"{folder} {fault}. Choose another folder or remove this one.")
 
 # %% ../../nbs/data/80_synthetic.ipynb #2813d905
-def write_dataset(folder: Path, train: pd.DataFrame, test: pd.DataFrame, manifest: dict) -> None:
+def write_dataset(
+    folder: Path, train: pd.DataFrame, test: pd.DataFrame, manifest: dict[str, Any]
+) -> None:
     "Write tables, images and manifest of a data set into a new folder."
     for part, table in (("train", train), ("test", test)):
         (folder / "jpeg" / part).mkdir(parents=True)
@@ -138,7 +141,7 @@ def make_dataset(
     size: int = 192,  # edge of the images in pixels
     prevalence: float = 0.14,  # share of melanomas; far above the real 1.8 %, so that few images do
 ) -> Path:  # the folder
-    "Write a drawn data set in SIIM-2020's layout, or keep the one that is there."
+    "Write a drawn data set in SIIM-2020's layout, or keep the existing one."
     folder = Path(folder)
     if min(patients, test_patients) < 1 or patients + test_patients > 100_000:
         raise BadInput(f"patients={patients}, test_patients={test_patients}: 1 to 100000 in all")

@@ -6,17 +6,26 @@
 __all__ = ['FoldTable', 'fold_table']
 
 # %% ../../nbs/evaluation/17_fold_table.ipynb #55dcbd64
-import html
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ..core.files import read_json
+from ..core.templates import render
 from .lesion_card import LINE
 from .oof import NAMES
 from ..run.layout import Run
+from ..run.manifest import read_fold_manifest
 from ..stats.summary import summary
+
+# %% ../../nbs/evaluation/17_fold_table.ipynb #34bf9406
+def _position(
+    auroc: float,
+    start: float,  # of the scale, which ends at 1
+) -> str:
+    "Return a figure's position in a picture 160 px wide."
+    return f"{2 + 156 * (auroc - start) / (1 - start):.1f}"
 
 # %% ../../nbs/evaluation/17_fold_table.ipynb #2d7060e7
 @dataclass(frozen=True)
@@ -29,31 +38,17 @@ class FoldTable:
         "A table with a picture of the intervals."
         known = self.frame.dropna(subset=["auroc"])
         low = np.floor(20 * min(known["low"].min(), 0.95)) / 20 if len(known) else 0.5
-        cell = f"padding:3px 10px;text-align:right;border-bottom:1px solid {LINE}"
-        heads = ["fold", "images", "melanomas", "best epoch", "AUROC", f"from {low:g} to 1"]
-        lines = ["<tr>" + "".join(f'<th style="{cell}">{h}</th>' for h in heads) + "</tr>"]
-        for r in self.frame.itertuples():
-            figure = "–" if pd.isna(r.auroc) else f"{r.auroc:.3f} ({r.low:.3f}–{r.high:.3f})"
-            epoch = "not trained" if not r.trained else "" if pd.isna(r.epoch) else f"{r.epoch:.0f}"
-            texts = [str(r.fold), f"{r.images:,}", f"{r.melanomas:,}", epoch, figure]
-            drawing = "" if pd.isna(r.auroc) else _whisker(r.auroc, r.low, r.high, low)
-            strong = ";font-weight:600" if r.fold == "pooled" else ""
-            cells = [html.escape(t) for t in texts] + [drawing]
-            lines.append(
-                "<tr>" + "".join(f'<td style="{cell}{strong}">{c}</td>' for c in cells) + "</tr>"
-            )
-        return f'<table style="border-collapse:collapse">{"".join(lines)}</table>'
+        rows = self.frame.to_dict("records")
+        at = partial(_position, start=low)
+        return render("fold_table.html", rows=rows, start=low, line=LINE, known=pd.notna, at=at)
 
-# %% ../../nbs/evaluation/17_fold_table.ipynb #34bf9406
-def _whisker(middle: float, low: float, high: float, start: float) -> str:
-    "An interval as a line with a dot, on a scale from start to 1, in the colour of the text."
-    a, m, b = (2 + 156 * (x - start) / (1 - start) for x in (low, middle, high))
-    return (
-        '<svg width="160" height="14" style="vertical-align:middle" role="img" '
-        f'aria-label="{low:.3f} to {high:.3f}"><line x1="{a:.1f}" x2="{b:.1f}" y1="7" y2="7" '
-        f'stroke="currentColor" stroke-width="1.5"/><circle cx="{m:.1f}" cy="7" r="4" '
-        'fill="#0072B2"/></svg>'
-    )
+# %% ../../nbs/evaluation/17_fold_table.ipynb #1ca5ba81
+def _figures(oof: pd.DataFrame) -> dict[str, float]:
+    "Compute AUROC and its clustered interval; none for a single class."
+    if not 0 < oof["target"].sum() < len(oof):
+        return {}
+    found = summary(oof["target"], oof["logit"], oof["group"])
+    return {"auroc": found["auroc"], "low": found["auroc_low"], "high": found["auroc_high"]}
 
 # %% ../../nbs/evaluation/17_fold_table.ipynb #874b9254
 def fold_table(
@@ -65,10 +60,10 @@ def fold_table(
     scored = []
     for k, part in folds[folds["fold"] >= 0].groupby("fold"):
         row = {"fold": str(k), "images": len(part), "melanomas": int(part["target"].sum())}
-        manifest = run.fold(int(k)) / "manifest.json"  # type: ignore[call-overload]
+        manifest = run.fold(int(k)) / "manifest.json"
         row |= {"trained": manifest.exists(), "epoch": np.nan}
         if manifest.exists():
-            row["epoch"] = read_json(manifest)["best_epoch"]
+            row["epoch"] = read_fold_manifest(run, int(k))["best_epoch"]
             scored.append(pd.read_csv(manifest.parent / "oof.csv", dtype=NAMES))
             row |= _figures(scored[-1])
         rows.append(row)
@@ -78,11 +73,3 @@ def fold_table(
         rows.append(row | {"trained": True, "epoch": np.nan} | _figures(oof))
     columns = ["fold", "images", "melanomas", "trained", "epoch", "auroc", "low", "high"]
     return FoldTable(pd.DataFrame(rows, columns=columns))
-
-# %% ../../nbs/evaluation/17_fold_table.ipynb #1ca5ba81
-def _figures(oof: pd.DataFrame) -> dict[str, float]:
-    "AUROC and its clustered interval; none where there is one class only."
-    if not 0 < oof["target"].sum() < len(oof):
-        return {}
-    found = summary(oof["target"], oof["logit"], oof["group"])
-    return {"auroc": found["auroc"], "low": found["auroc_low"], "high": found["auroc_high"]}

@@ -17,14 +17,8 @@ from ..core.text import visible
 from ..data.store import Store
 from .evaluation import Evaluation
 from .oof import KEYS
-from melanoma.evaluation.plots import (
-    contact_sheet,
-    plot_pr,
-    plot_reliability,
-    plot_roc,
-    plot_score_distribution,
-    worst_mistakes,
-)
+from .plots import plot_pr, plot_reliability, plot_roc, plot_score_distribution
+from .sheets import contact_sheet, worst_mistakes
 from ..run.config import TrainConfig
 from ..stats.summary import summary
 
@@ -48,7 +42,7 @@ def curves(evaluation: Evaluation) -> Figure:
 
 # %% ../../nbs/evaluation/21_report_pictures.ipynb #afa893df
 def reliability(evaluation: Evaluation) -> Figure:
-    "Said against happened, as trained and calibrated."
+    "Plot predicted against observed frequencies, as trained and calibrated."
     oof = evaluation.oof
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), dpi=80)
     plot_reliability(oof["target"], oof["score"], group=oof["group"], ax=axes[0])
@@ -79,7 +73,7 @@ def mistake_sheets(
 
 # %% ../../nbs/evaluation/21_report_pictures.ipynb #299d1cec
 def part_table(data: "FoldData", fold: int) -> pd.DataFrame:  # a row per part
-    "What one fold trains on, chooses its epoch by, and is scored on."
+    "Count the images of train, validation and held_out of one fold."
     groups = data.store.table["group"]
     rows = {
         part: {

@@ -34,11 +34,16 @@ from .sources import read_wanted
 from ..model.header import read_header
 from ..run.config import VIEWS
 from ..run.layout import Run
+from ..run.manifest import read_store_manifest
+
+# %% ../../nbs/kaggle/20_builder.ipynb #cb57f99c
+def _listed(folds: list[int]) -> str:
+    return ", ".join(map(str, folds))
 
 # %% ../../nbs/kaggle/20_builder.ipynb #0cebb531
 @dataclass(frozen=True)
 class Built:
-    "What was written, and what to do with it."
+    "The written files, and the commands to run next."
 
     folder: Path  # output/R/kaggle
     username: str
@@ -52,8 +57,10 @@ class Built:
             "the data set, until its status is ready:",
             f"  kaggle datasets create -p {self.folder / 'dataset'} --dir-mode zip",
             f"  kaggle datasets status {self.username}/{slug_of(self.run)}",
-            f"(there already? kaggle datasets version -p {self.folder / 'dataset'} --dir-mode zip "
-            "-m again)",
+            (
+                f"(there already? kaggle datasets version -p {self.folder / 'dataset'} "
+                "--dir-mode zip -m again)"
+            ),
         ]
         if self.kernel_folds:
             lines += ["the folds, until each has the status complete:"]
@@ -67,13 +74,17 @@ class Built:
             f"  kaggle kernels push -p {self.folder / 'inference'}",
             f"  kaggle kernels status {inference}",
             f"  kaggle kernels output {inference} -p {self.folder / 'done'}",
-            f"  kaggle competitions submit {COMPETITION} -f "
-            f"{self.folder / 'done' / 'submission.csv'} -m {self.run}",
+            (
+                f"  kaggle competitions submit {COMPETITION} -f "
+                f"{self.folder / 'done' / 'submission.csv'} -m {self.run}"
+            ),
         ]
         if self.home_folds and self.kernel_folds:
             lines += [
-                f"folds {_listed(self.home_folds)} come from home, "
-                f"{_listed(self.kernel_folds)} from their kernels"
+                (
+                    f"folds {_listed(self.home_folds)} come from home, "
+                    f"{_listed(self.kernel_folds)} from their kernels"
+                )
             ]
         if self.hours is not None:
             minutes = max(1, round(60 * self.hours))
@@ -87,32 +98,28 @@ class Built:
 
     @property
     def hours_advice(self) -> str:
-        "What to do where inference takes long."
+        "Say what to do if inference takes long."
         long = self.hours is not None and self.hours > SESSION / 4
         return ": build with --gpu, or with fewer views (--tta 1)" if long else ""
 
-# %% ../../nbs/kaggle/20_builder.ipynb #cb57f99c
-def _listed(folds: list[int]) -> str:
-    return ", ".join(map(str, folds))
-
 # %% ../../nbs/kaggle/20_builder.ipynb #7ade6801
 def build_kaggle(
-    home: Run,
+    run: Run,
     username: str,
     folds: Iterable[int] = (),  # training kernels to add
     gpu: bool = False,  # the inference kernel's; training kernels always have one
     datasets: Iterable[str] = (),  # OWNER/NAME, attached beside those that the run asks for
     given: Mapping[str, Any] | None = None,  # training parameters
-    images: str = "",  # siim2020, deotte or siim-npy: what training kernels read; '' = as at home
+    images: str = "",  # siim2020, deotte or siim-npy, for training kernels; '' = as in the run
     tta: int = 0,  # views of each test image; 0 = as many as the folds train on
     share: bool = False,  # may what is learned from one's own patients leave?
     say: Callable[[str], None] = print,
 ) -> Built:
     "Write `output/R/kaggle/`: the data set, the inference kernel, training kernels."
-    username, out, extra = check_username(username), home.folder / "kaggle", list(datasets)
-    odd = [d for d in extra if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
-    if odd:
-        raise BadInput(f"dataset {odd[0]!r}: write OWNER/NAME, as in its address on Kaggle.")
+    username, out, extra = check_username(username), run.folder / "kaggle", list(datasets)
+    invalid = [d for d in extra if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
+    if invalid:
+        raise BadInput(f"dataset {invalid[0]!r}: write OWNER/NAME, as in its address on Kaggle.")
     if tta not in (0, 1, 4, 8):
         raise BadInput(f"tta {tta}: 1, 4 or 8 views are possible, 0: as many as were trained on.")
     there = [re.fullmatch(r"train-fold(\d+)", p.name) for p in out.glob("train-fold*")]
@@ -124,50 +131,50 @@ def build_kaggle(
         recipe = read_json(kept)["recipe"]
         extra = list(dict.fromkeys([*read_json(kept)["datasets"], *extra]))
     elif kernels:
-        recipe = recipe_of(home, given or {}, images)
+        recipe = recipe_of(run, given or {}, images)
     else:
-        recipe = recipe_for_inference(home)
+        recipe = recipe_for_inference(run)
     wrong = [k for k in kernels if not 0 <= k < recipe["n_folds"]]
     if wrong:
         raise BadInput(
             f"fold {wrong[0]} does not exist: the run has 0 to {recipe['n_folds'] - 1}."
             + (f" Remove {out / f'train-fold{wrong[0]}'}." if wrong[0] not in folds else "")
         )
-    weights = {k: path for k, path in home.trained_weights().items() if k not in kernels}
+    weights = {k: path for k, path in run.trained_weights().items() if k not in kernels}
     if not weights and not kernels:
         raise BadInput(
-            f"run {home.name} has no trained fold in {home.weights}: first `melanoma train --run "
-            f"{home.name}`, or give --fold K for a kernel that trains it on Kaggle."
+            f"run {run.name} has no trained fold in {run.weights}: first `melanoma train --run "
+            f"{run.name}`, or give --fold K for a kernel that trains it on Kaggle."
         )
-    contents = contents_of(home, recipe, weights, bool(kernels), say)
+    contents = contents_of(run, recipe, weights, bool(kernels), say)
     named = [str(w) for w in read_wanted(recipe["sources"]) if w.place]
     leaves = "\n".join(
         [str(contents)] + [f"  the name and place of {w}, 12 hashes of its images" for w in named]
     )
-    if (private := own_patients(home)) and not share:
+    if (private := own_patients(run)) and not share:
         raise BadInput(
-            f"run {home.name} is of your own images ({shown(private)}); nothing is written yet. "
+            f"run {run.name} is of your own images ({shown(private)}); nothing is written yet. "
             f"Add --share-predictions where their owners allow it; {leaves}"
         )
     say(leaves)
-    own = f"{username}/{slug_of(home.name)}"
-    partial = home.folder / ".kaggle"
+    own = f"{username}/{slug_of(run.name)}"
+    partial = run.folder / ".kaggle"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_dataset(partial / "dataset", home, username, contents)
+        write_dataset(partial / "dataset", run, username, contents)
         start = partial / "dataset" / "start"
         pretrained = next(start.iterdir()).name if start.exists() else recipe["pretrained"]
         for k in kernels:
-            values = recipe | {"run": home.name, "fold": k, "pretrained": pretrained}
+            values = recipe | {"run": run.name, "fold": k, "pretrained": pretrained}
             write_kernel(
-                partial / f"train-fold{k}", "train", slug_of(home.name, f"fold {k}"), username,
+                partial / f"train-fold{k}", "train", slug_of(run.name, f"fold {k}"), username,
                 values, True, [own, *datasets_of(recipe, True, extra)], [],
                 [found for k in kinds_of(recipe) if (found := SOURCE_KINDS[k].competition)],
             )  # fmt: skip
-        sources = [f"{username}/{slug_of(home.name, f'fold {k}')}" for k in kernels]
+        sources = [f"{username}/{slug_of(run.name, f'fold {k}')}" for k in kernels]
         write_kernel(
-            partial / "inference", "inference", slug_of(home.name, "inference"), username,
-            {"run": home.name, "tta": tta}, gpu,
+            partial / "inference", "inference", slug_of(run.name, "inference"), username,
+            {"run": run.name, "tta": tta}, gpu,
             [own, *datasets_of(recipe, False, extra)], sources,
         )  # fmt: skip
         if kernels:
@@ -184,14 +191,14 @@ def build_kaggle(
         views = tta or VIEWS[read_header(first)["parameters"]["policy"]]
         hours = hours_on_cpu(first, len(weights) + len(kernels), views)
     shown_folder = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
-    return Built(shown_folder, username, home.name, sorted(weights), kernels, hours)
+    return Built(shown_folder, username, run.name, sorted(weights), kernels, hours)
 
 # %% ../../nbs/kaggle/20_builder.ipynb #6dbde08f
-def recipe_for_inference(home: Run) -> dict[str, Any]:
-    "What is trained at home may come from sources that no training kernel can read."
+def recipe_for_inference(run: Run) -> dict[str, Any]:
+    "Make the recipe for inference; its sources need not be readable by a training kernel."
     kinds = ["siim2020"]
-    if (home.store / "manifest.json").exists():
-        stored = read_json(home.store / "manifest.json")
+    if (run.store / "manifest.json").exists():
+        stored = read_store_manifest(run.store)
         kinds = [text.partition("=")[0] for text in stored["parameters"]["sources"]]
         sizes = ",".join(map(str, stored["sizes"]))
     else:

@@ -24,7 +24,7 @@ def with_values(
     source: str,  # of a parameters cell
     values: Mapping[str, Any],
 ) -> str:
-    "The cell with other defaults; types and comments stay."
+    "Replace the defaults in a cell; keep types and comments."
     lines = source.splitlines(keepends=True)
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and node.value:
@@ -50,7 +50,7 @@ def write_kernel(
     kernels: list[str],  # whose output it reads
     competitions: Iterable[str] = (),  # beside the one that is submitted to
 ) -> None:
-    "One kernel's folder, as `kaggle kernels push` takes it."
+    "Write one kernel's folder for `kaggle kernels push`."
     template = shipped_notebook("kaggle/kernels", name)
     known = stage_parameters(template)
     check_names(values, known, f"kaggle {name}")

@@ -19,6 +19,7 @@ PROBLEMS = {  # type → (HTTP status, title)
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not take that method"),
     "too-slow": (408, "The upload took too long"),
+    "age-not-used": (409, "The model does not use the patient's age"),
     "too-large": (413, "The upload is over a limit"),
     "not-an-image": (415, "The upload holds no image of a known kind"),
     "not-a-form": (415, "The request is no multipart form"),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..core.errors import BadInput
 from ..model.architecture import Classifier
@@ -44,7 +45,7 @@ def plain_groups(modules: Iterable[nn.Module], config: OptimisationConfig) -> li
 
 # %% ../../nbs/train/08_optimisation.ipynb #f53c096f
 def backbone_groups(model: Classifier, config: OptimisationConfig) -> list[dict[str, Any]]:
-    "The backbone's parameters, by layers where these learn at different rates."
+    "Return the backbone's parameters, by layers if these have different learning rates."
     if config.layer_decay == 1:
         return plain_groups([model.backbone], config)
     inner: Any = model.backbone.model
@@ -67,10 +68,10 @@ def backbone_groups(model: Classifier, config: OptimisationConfig) -> list[dict[
 def make_optimizer(
     model: Classifier,
     config: OptimisationConfig,
-    beside: nn.Module | None = None,  # whose weights are trained with the model's
+    extra: nn.Module | None = None,  # whose weights are trained with the model's
 ) -> torch.optim.Optimizer:
     "Adam or AdamW; norms and biases are not decayed, lower layers learn more slowly."
-    others = [model.head, beside] if beside else [model.head]
+    others = [model.head, extra] if extra else [model.head]
     groups = [*plain_groups(others, config), *backbone_groups(model, config)]
     fused = model.head.weight.is_cuda  # on a CPU it is no faster
     if config.optimizer == "adam":
@@ -85,16 +86,15 @@ def make_schedule(
     config: OptimisationConfig,
     steps: int,  # in all
     higher_is_better: bool = True,  # of the metric, for plateau
-):
-    "The learning-rate schedule, and whether it is stepped by 'batch' or by 'epoch'."
+) -> LambdaLR | ReduceLROnPlateau:
+    "Build the learning-rate schedule: LambdaLR is stepped by batch, ReduceLROnPlateau by epoch."
     if config.schedule == "plateau":
         mode: Any = "max" if higher_is_better else "min"
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        return ReduceLROnPlateau(
             optimizer, mode=mode, factor=0.1, patience=3, threshold=1e-3, threshold_mode="abs"
         )
-        return plateau, "epoch"
     if config.schedule == "cosine":
         factor = lambda step: cosine_factor(step, steps, config.warmup)  # noqa: E731
     else:
         factor = lambda step: 1.0  # noqa: E731
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "batch"
+    return LambdaLR(optimizer, factor)

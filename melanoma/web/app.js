@@ -32,12 +32,13 @@ const state = {
   trouble: null, // {title, text, again}: what went wrong last
   waking: '', // why the server is not ready; empty: it is, or it was not asked yet
   prevalence: 0.02,
+  age: null, // the patient's, in years; null: not told
   heat: true,
   strength: 70,
 };
 let ready = null; // promise: settled when the server is ready, or gone
-let live = []; // what follows the prevalence slider
-let drawnTurn = 0;
+let live = []; // what follows the prevalence slider and the age
+const turn = { one: 0, real: 0 };
 let nextId = 1;
 
 const $ = (id) => document.getElementById(id);
@@ -113,10 +114,18 @@ function moved(p, from, to) {
 
 const isNumber = (x) => typeof x === 'number' && Number.isFinite(x);
 
+// the probability of a patient of that age, by the line that the model's calibration found
+function aged(p) {
+  const line = state.model?.age;
+  if (!line || !isNumber(state.age) || p <= 0 || p >= 1) return p;
+  const odds = line.slope * Math.log(p / (1 - p)) + line.offset;
+  return 1 / (1 + Math.exp(-odds - (line.per_decade * (state.age - line.centre)) / 10));
+}
+
 // {p, raw}: the probability at the slider's prevalence, or the raw score where nothing is calibrated
 function chance(result) {
   if (isNumber(result.study_probability) && isNumber(result.study_prevalence)) {
-    return { p: moved(result.study_probability, result.study_prevalence, state.prevalence), raw: false };
+    return { p: moved(aged(result.study_probability), result.study_prevalence, state.prevalence), raw: false };
   }
   return { p: result.score, raw: true };
 }
@@ -140,7 +149,7 @@ function whereWords(p) {
   const are = f.n === 1 ? 'is a melanoma' : 'are melanomas';
   return (
     `Where ${share(state.prevalence)} lesions are melanomas, ${f.words} of ${count(f.of)} ` +
-    `scored like this ${are}.`
+    `scored like this ${are}${state.model?.age && isNumber(state.age) ? `, at ${count(state.age)} years of age` : ''}.`
   );
 }
 
@@ -607,6 +616,7 @@ function makeItem(file, more = {}) {
     url: URL.createObjectURL(file),
     alt: '',
     drawn: false,
+    note: '',
     status: 'waiting',
     result: null,
     reason: '',
@@ -783,29 +793,31 @@ async function dropped(transfer) {
   return files.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
 }
 
-// drawn examples
+// examples: drawn ones and photographs
 
-function tryExample(mode) {
+function tryExample(kind) {
+  const mode = kind === 'many' ? 'many' : 'one';
   startAgain({ quiet: true });
   const fetched = [];
   const work = async (job) => {
-    progress(state.waking ? 'Waiting until the model is ready.' : 'Fetching the drawings.');
+    progress(state.waking ? 'Waiting until the model is ready.' : 'Fetching the examples.');
     await job.unless(untilReady());
     const list = await example(job, 'examples').then(json);
-    const wanted =
-      mode === 'one' ? [list.lesions[drawnTurn++ % list.lesions.length]] : list.patient;
-    for (const { url, alt } of wanted) {
+    const all = { one: list.lesions, real: list.photographs, many: list.patient }[kind];
+    const wanted = mode === 'one' ? [all[turn[kind]++ % all.length]] : all;
+    const drawn = kind !== 'real';
+    for (const { url, alt, note = 'Drawing, not a photograph' } of wanted) {
       const blob = await (await example(job, url)).blob();
       const name = decodeURIComponent(url.split('/').pop());
-      fetched.push([new File([blob], name, { type: blob.type }), { alt, drawn: true }]);
+      fetched.push([new File([blob], name, { type: blob.type }), { alt, note, drawn }]);
     }
     state.mode = mode;
     state.items = fetched.map(([file, more]) => makeItem(file, more));
-    job.title = mode === 'one' ? 'Looking at the drawing' : 'Comparing the drawn lesions';
+    job.title = { one: 'Looking at the drawing', real: 'Looking at the photograph', many: 'Comparing the drawn lesions' }[kind];
     draw({ focus: 'job-title' });
     await (mode === 'one' ? sendOne(job) : sendMany(job));
   };
-  run('Fetching the drawings', work, () => (state.items.length ? upload() : tryExample(mode)));
+  run('Fetching the examples', work, () => (state.items.length ? upload() : tryExample(kind)));
 }
 
 async function example(job, path) {
@@ -820,6 +832,7 @@ async function example(job, path) {
 }
 
 $('example-one').addEventListener('click', () => tryExample('one'));
+$('example-real').addEventListener('click', () => tryExample('real'));
 $('example-many').addEventListener('click', () => tryExample('many'));
 
 // ---------------------------------------------------------------- drawing the page
@@ -914,7 +927,8 @@ function titleOf(item) {
 function showImage(page, item) {
   const name = page.querySelector('.name');
   name.textContent = item.name;
-  page.querySelector('.drawn').hidden = !item.drawn;
+  page.querySelector('.drawn').textContent = item.note;
+  page.querySelector('.drawn').hidden = !item.note;
   const stages = page.querySelectorAll('.stage');
   const missing = page.querySelector('.no-preview');
   const stagesBox = page.querySelector('.stages');
@@ -1143,6 +1157,17 @@ function prevalenceControl(study) {
     input.setAttribute('aria-valuetext', `${share(state.prevalence)} lesions, ${short}`);
     input.style.setProperty('--done', `${(Number(input.value) / 40) * 100}%`);
   });
+  const age = box.querySelector('#age');
+  if (state.model?.age) {
+    if (isNumber(state.age)) age.value = String(state.age);
+    age.addEventListener('input', () => {
+      const told = age.value !== '' && age.checkValidity();
+      state.age = told ? Number(age.value) : null;
+      follow();
+    });
+  } else {
+    box.querySelector('.age').remove();
+  }
   return box;
 }
 
@@ -1298,6 +1323,7 @@ function showModel() {
   } else {
     fact('Probability', 'This run is not calibrated: it gives raw scores, not probabilities.');
   }
+  if (m.age) fact('Age', `A patient’s age may be told: ten years more make the odds of a melanoma ${Math.exp(m.age.per_decade).toFixed(2)} times as large.`);
   fact('The model', `${m.name} ${m.version}, run “${m.run}”: ${m.arch} at ${m.size} px, ${plural(m.folds?.length ?? 0, 'fold')}, ${plural(m.views ?? 1, 'view')} of each image, ${m.precision}.`);
   const parts = [facts];
   if (training?.sources?.length) {

@@ -1,0 +1,1 @@
+"""What tests share: makers of images, DICOM files and data sets, the command line, servers."""
