@@ -80,30 +80,36 @@ class EpochSampler(Sampler[tuple[int, ...]]):
         shuffle: bool,
         seed: int = 0,
         balanced: np.ndarray | None = None,  # (n,) targets 0 and 1, to be drawn equally often
+        rank: int = 0,  # of the processes that train together, which this is
+        count: int = 1,  # how many they are; each has as many images
     ):
         self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
-        self.balanced = balanced
+        self.balanced, self.rank, self.count = balanced, rank, count
 
     def set_epoch(self, epoch: int) -> None:
         "Set the epoch of the next pass."
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n
+        return self.n // self.count
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
+        last = self.n - self.n % self.count
+        return iter(self._keys()[self.rank : last : self.count])
+
+    def _keys(self) -> list[tuple[int, ...]]:
         generator = np.random.default_rng(seed_of(self.seed, self.epoch, "order"))
         if self.balanced is not None:
             order = balanced_order(self.balanced, generator)
             again = pd.Series(order).groupby(order).cumcount()
-            return iter(
+            return [
                 (self.epoch, int(i), int(k)) if k else (self.epoch, int(i))
                 for i, k in zip(order, again, strict=True)
-            )
+            ]
         order = np.arange(self.n)
         if self.shuffle:
             generator.shuffle(order)
-        return iter([(self.epoch, int(i)) for i in order])
+        return [(self.epoch, int(i)) for i in order]
 
 # %% ../../nbs/data/75_dataset.ipynb #cd599ff2
 def _one_thread(worker: int) -> None:
@@ -120,15 +126,18 @@ def make_loader(
     workers: int = 0,  # processes; 0 = the main process reads
     pin_memory: bool = False,  # True on a GPU
     balanced: bool = False,  # shuffled: as many melanomas as others
+    rank: int = 0,  # of the processes that train together, which this is
+    count: int = 1,  # how many they are
 ) -> DataLoader[Sample]:  # its sampler knows `set_epoch`
     "Load batches of a dataset: uint8 (b, 3, size, size), float32 (b,), int64 rows (b,)."
     targets = dataset.targets[dataset.rows] if balanced and shuffle else None
+    sampler = EpochSampler(len(dataset), shuffle, dataset.seed, targets, rank, count)
     # BatchNorm cannot train on a last batch of one image
-    drop_last = shuffle and len(dataset) > batch_size and len(dataset) % batch_size == 1
+    drop_last = shuffle and len(sampler) > batch_size and len(sampler) % batch_size == 1
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), shuffle, dataset.seed, targets),
+        sampler=sampler,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,

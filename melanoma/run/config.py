@@ -108,6 +108,7 @@ class DataConfig(Parameters):
 
     size: int = 0  # px; 0 = the size the store was prepared with
     batch_size: int = 32
+    processes: int = 1  # that train a fold together, one a GPU, each on batches of batch_size
     sampling: str = "each"  # each image once an epoch, or balanced: as many melanomas as others
     monitor: str = "inner"  # what chooses the epoch: inner (part of the training folds), fold, none
     inner_fraction: float = 0.1  # of the training groups, for monitor inner
@@ -116,6 +117,8 @@ class DataConfig(Parameters):
         check_known("sampling", self.sampling, ("each", "balanced"))
         if self.batch_size < 2:
             raise BadInput(f"batch_size {self.batch_size}: at least 2, for batch normalisation.")
+        if self.processes < 1:
+            raise BadInput(f"processes {self.processes}: 1 or more.")
         if not 0 < self.inner_fraction <= 0.5:
             raise BadInput(f"inner_fraction {self.inner_fraction}: above 0, at most 0.5.")
 
@@ -209,6 +212,7 @@ class TrainConfig(Parameters):
             ignored = (
                 "dropout", "dropout_masks", "drop_path", "sampling", "mixup", "first_size",
                 "accumulate", "head_epochs", "ema", "diagnosis", "teacher", "smoothing",
+                "processes",
             )  # fmt: skip
             given = [name for name in ignored if told[name] != usual[name]]
             if given or self.optimisation.loss != "bce":

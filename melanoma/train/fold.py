@@ -6,6 +6,8 @@
 __all__ = ['OOF_COLUMNS', 'view_columns', 'scored_rows', 'score_part', 'teacher_of', 'write_fold', 'fitted_of', 'train_fold']
 
 # %% ../../nbs/train/20_fold.ipynb #7d54083b
+import contextlib
+
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
@@ -30,6 +32,7 @@ from .frozen import fit_frozen, store_embeddings
 from .loop import Fitted, fit, predict
 from .loss import make_loss, positive_weight
 from .objective import make_objective
+from .processes import ALONE, Processes, joined, launch
 from .resuming import explained, keep_state, kept_state
 
 # %% ../../nbs/train/20_fold.ipynb #9d2feb49
@@ -63,10 +66,11 @@ def score_part(
     model: Classifier,
     config: TrainConfig,
     hardware: DeviceSettings,
+    group: Processes = ALONE,  # that take turns at the batches
 ) -> pd.DataFrame:  # STORE_COLUMNS, logit, score, fold, and those of view_columns
     "Score the images of a part, in the views that the policy trains on."
     forward = each_view(views_of([config.augmentation.policy]))
-    by_view = predict(model, data.loader(part, config, hardware), hardware, forward)
+    by_view = predict(model, data.loader(part, config, hardware), hardware, forward, group)
     return scored_rows(data, part, by_view, config.fold)
 
 # %% ../../nbs/train/20_fold.ipynb #a1f74523
@@ -196,9 +200,10 @@ def _train_fold(
     fingerprint = digest(
         [{k: v for k, v in parameters.items() if k not in RESULT_INVARIANT}, data.inputs]
     )
+    group = joined()
     fitted = fit(
         model,
-        data.loader("train", config, hardware),
+        data.loader("train", config, hardware, group),
         data.loader("validation", config, hardware),
         objective,
         config.optimisation,
@@ -206,12 +211,15 @@ def _train_fold(
         config.seed,
         chooses=config.data.monitor != "none",
         state=kept_state(run, config, fingerprint),
-        on_epoch=keep_state(run, config, fingerprint),
+        on_epoch=keep_state(run, config, fingerprint) if group.first else lambda state: None,
+        group=group,
     )
     model.load_state_dict(fitted.best)
-    scored = {"oof": score_part(data, "held_out", model, config, hardware)}
+    scored = {"oof": score_part(data, "held_out", model, config, hardware, group)}
     if config.data.monitor == "inner":  # unseen by this fold, and by the one that holds them out
-        scored["inner"] = score_part(data, "validation", model, config, hardware)
+        scored["inner"] = score_part(data, "validation", model, config, hardware, group)
+    if not group.first:
+        return fitted
     write_fold(run, config, data, model, fitted, scored, origin)
     return fitted
 
@@ -237,8 +245,17 @@ def train_fold(
     if fold_finished(run, config):
         print(f"fold {config.fold} of run {run.name} is finished: skipped")
         return fitted_of(run, config.fold)
+    group = joined()
+    if config.data.processes > group.count:
+        with explained(config):
+            launch(run, config)
+        return fitted_of(run, config.fold)
     doing = f"fold {config.fold} of run {run.name} is being trained"
-    with alone(run.fold(config.fold), doing), reading(run.store, doing), reading(run.folds, doing):
+    with contextlib.ExitStack() as held:
+        if group.first:
+            for lock in (alone(run.fold(config.fold), doing), reading(run.store, doing),
+                         reading(run.folds, doing)):  # fmt: skip
+                held.enter_context(lock)
         if data is not None and data.inputs != training_inputs(run, config):
             raise BadInput(f"run {run.name!r} was prepared or split anew meanwhile: train again.")
         with explained(config):

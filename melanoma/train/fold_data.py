@@ -22,6 +22,7 @@ from ..data.store import Store
 from ..run.config import TrainConfig
 from ..run.layout import Run
 from .fold_status import training_inputs
+from .processes import ALONE, Processes
 
 # %% ../../nbs/train/18_fold_data.ipynb #0a1c9f83
 STORE_COLUMNS = ["source", "image_name", "patient_id", "group", "target"]  # all that is written
@@ -60,7 +61,11 @@ class FoldData:
         )
 
     def loader(
-        self, part: str, config: TrainConfig, hardware: DeviceSettings
+        self,
+        part: str,
+        config: TrainConfig,
+        hardware: DeviceSettings,
+        group: Processes = ALONE,  # that train together: each has its part of train
     ) -> DataLoader[Sample]:
         "Return a part's batches; only train is shuffled."
         training = part == "train"
@@ -68,7 +73,9 @@ class FoldData:
         pin = hardware.device.startswith("cuda")
         balanced = config.data.sampling == "balanced"
         dataset = self.dataset(part, config)
-        return make_loader(dataset, batch, training, hardware.workers, pin, balanced)
+        rank, count = (group.rank, group.count) if training else (0, 1)
+        workers = hardware.workers
+        return make_loader(dataset, batch, training, workers, pin, balanced, rank, count)
 
 # %% ../../nbs/train/18_fold_data.ipynb #91b9e16e
 def open_fold(run: Run, config: TrainConfig) -> FoldData:

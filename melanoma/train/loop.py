@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
@@ -29,14 +30,15 @@ from ..run.config import OptimisationConfig
 from ..stats.metrics import METRICS
 from .averaging import weight_average
 from .early_stopping import EarlyStopping
-from .objective import Objective
+from .objective import Learner, Objective
 from .optimisation import make_optimizer, make_schedule
+from .processes import ALONE, Processes
 
 # %% ../../nbs/train/10_loop.ipynb #0b3284e2
 def train_epoch(
     model: Classifier,
     loader: DataLoader[Sample],  # of make_loader, its epoch set
-    objective: Objective,  # its epoch started
+    learner: nn.Module,  # Learner of the model, its objective's epoch started
     optimizer: torch.optim.Optimizer,
     hardware: DeviceSettings,
     scaler: torch.amp.GradScaler,  # does nothing unless the precision is fp16
@@ -54,7 +56,7 @@ def train_epoch(
     shown = progress_bar(loader, 10, desc=label, unit=" batches", leave=False)
     for number, (pixels, target, rows) in enumerate(shown):
         target = target.to(hardware.device, non_blocking=True)
-        value = objective(model, hardware.to_device(pixels), target, rows, hardware)
+        value = learner(pixels, target, rows)
         losses.append(value.detach())  # read at the end: a GPU need not be waited for
         sizes.append(len(target))
         together = min(accumulate, len(loader) - number // accumulate * accumulate)
@@ -77,16 +79,18 @@ def predict(
     loader: DataLoader[Sample],  # of make_loader, not shuffled
     hardware: DeviceSettings,
     forward: Callable[[Classifier, torch.Tensor], torch.Tensor] | None = None,  # e.g. with TTA
+    group: Processes = ALONE,  # that take turns at the batches
 ) -> np.ndarray:  # float64 logits, in the loader's order
     "Logits of every image."
     model.eval()
     logits = []
-    for pixels, _, _ in loader:
+    for pixels, _, _ in itertools.islice(loader, group.rank, None, group.count):
         with hardware.autocast():
             sent = hardware.to_device(pixels)
             logit = forward(model, sent) if forward else model(sent)
         logits.append(logit.float().cpu().numpy())
-    return np.concatenate(logits).astype(np.float64) if logits else np.empty(0)
+    merged = group.merge(logits)
+    return np.concatenate(merged).astype(np.float64) if merged else np.empty(0)
 
 # %% ../../nbs/train/10_loop.ipynb #23533a0a
 @dataclass
@@ -111,6 +115,7 @@ def fit(
     chooses: bool = True,  # does validation choose the epoch? Else the last is kept
     state: dict[str, Any] | None = None,  # as on_epoch was given it: resume after its epoch
     on_epoch: Callable[[dict[str, Any]], None] = lambda state: None,  # keeps the state
+    group: Processes = ALONE,  # that train together
     say: Callable[[str], None] = print,
 ) -> Fitted:
     "Train until the epochs or the patience run out; keep the best epoch's weights, or the last's."
@@ -141,12 +146,14 @@ def fit(
         stopping.load_state_dict(state["stopping"])
         history, best = list(state["history"]), state["best"]
         say(f"resuming after epoch {len(history)} of {config.epochs}")
+    learner = group.share(Learner(model, objective, hardware), unused=config.head_epochs > 0)
 
     for epoch in range(len(history), config.epochs):
         if stopping.stop and chooses:
             break
         start = time.perf_counter()
-        objective.start(seed_of(seed, epoch, "model"), epoch / config.epochs)
+        mine = (group.rank,) if group.rank else ()  # each draws masks of its own
+        objective.start(seed_of(seed, epoch, "model", *mine), epoch / config.epochs)
         model.backbone.requires_grad_(epoch >= config.head_epochs)
         train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         lr = optimizer.param_groups[0]["lr"]
@@ -159,10 +166,12 @@ def fit(
                 average.update(model, next(done))
 
         train_loss = train_epoch(
-            model, train, objective, optimizer, hardware, scaler, config.clip, config.accumulate,
+            model, train, learner, optimizer, hardware, scaler, config.clip, config.accumulate,
             after_step, f"epoch {epoch + 1}/{config.epochs}",
         )  # fmt: skip
-        logit = predict(kept, validation, hardware)
+        train_loss = group.mean(train_loss)
+        group.agree(model, kept)
+        logit = predict(kept, validation, hardware, group=group)
         valid_loss = objective.loss(
             torch.from_numpy(logit).float(), torch.from_numpy(targets)
         ).item()

@@ -63,7 +63,7 @@ def test_everybody_says_the_same(exported, photos, tmp_path, runtime):
 
 def test_the_service_says_what_the_library_says(exported, photos, tmp_path):
     run, files = Run.named("tiny", exported), sorted(photos.glob("lesion*.jpg"))
-    predictor = Predictor.from_run(run)
+    predictor = Predictor.from_run(run, PredictConfig.from_parameters(precision="fp32"))
     with serving(exported, tmp_path / "log", "--run", "tiny", "--precision", "fp32") as server:
         server.wait()
         for path in files:

@@ -18,6 +18,7 @@ PROGRAM = str(Path(sys.executable).with_name("melanoma"))
 PAPERMILL = str(Path(sys.executable).with_name("papermill"))
 # a network of 5 M parameters from a random start: these tests look at files, not at scores
 TINY = ["-p", "arch", "resnet10t", "-p", "pretrained", "none", "-p", "batch_size", "16"]
+TINY += ["-p", "precision", "fp32"]  # the same weights, whatever the CPU is quickest in
 
 
 def program(
