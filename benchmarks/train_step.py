@@ -20,16 +20,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from melanoma.core.device import DeviceSettings, choose_device
+from melanoma.core.device import DeviceSettings
 from melanoma.data.augmentation import policy
 from melanoma.data.dataset import LesionDataset, make_loader
 from melanoma.model.architecture import Classifier, build
 from melanoma.predict.runtimes import cpu_has_bf16
-from melanoma.run.config import OptimisationConfig
+from melanoma.run.config import DeviceConfig, OptimisationConfig
 from melanoma.train.loop import train_epoch
 from melanoma.train.loss import make_loss
-from melanoma.train.objective import Objective
+from melanoma.train.objective import Learner, Objective
 from melanoma.train.optimisation import make_optimizer
+from melanoma.train.trial import quickest
 
 CASES = {  # key: architecture, px, batch, target with bf16 in the CPU, target without
     "se_resnext50_ratio": ("se_resnext50_32x4d", 128, 32, 2.0, 1.2),
@@ -120,7 +121,7 @@ def overhead(epoch: Callable[[], object], model: Classifier, optimizer: object) 
 
 
 def measure(
-    arch: str, size: int, batch: int, steps: int, rounds: int
+    arch: str, size: int, batch: int, steps: int, rounds: int, precision: str
 ) -> tuple[float, float, float, DeviceSettings]:  # ratio, images/s, overhead, settings
     "Let both take turns."
     rng = np.random.default_rng(0)
@@ -130,15 +131,15 @@ def measure(
     plain = Plain(base)
     base_loader = DataLoader(PlainDataset(images, targets), batch, shuffle=True)
     base_optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
-    hardware = choose_device(trained=model)
+    hardware = quickest(model, DeviceConfig(precision=precision), size, batch)
     model = hardware.to_device(model)
     data = LesionDataset(images, np.arange(len(images)), targets, policy("light", size))
     loader = make_loader(data, batch, shuffle=True, workers=hardware.workers)
     optimizer = make_optimizer(model, OptimisationConfig())
-    objective = Objective(make_loss("bce", 4.0))
+    learner = Learner(model, Objective(make_loss("bce", 4.0)), hardware)
 
     def ours() -> None:
-        train_epoch(model, loader, objective, optimizer, hardware, hardware.scaler(), 1.0)
+        train_epoch(model, loader, learner, optimizer, hardware, hardware.scaler(), 1.0)
 
     def theirs() -> None:
         plain_epoch(plain, base_loader, base_optimizer)
@@ -161,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="batches of a round")
+    parser.add_argument("--precision", default="auto", help="ours: auto, fp32 or bf16")
     parser.add_argument("--cases", default=",".join(CASES))
     given = parser.parse_args()
     with_bf16 = cpu_has_bf16()
@@ -168,7 +170,9 @@ def main() -> None:
     found: dict[str, float | str] = {}
     for key in given.cases.split(","):
         arch, size, batch, *targets = CASES[key]
-        ratio, speed, part, hardware = measure(arch, size, batch, given.steps, given.rounds)
+        ratio, speed, part, hardware = measure(
+            arch, size, batch, given.steps, given.rounds, given.precision
+        )
         target = targets[0] if with_bf16 else targets[1]
         print(
             f"{arch} {size} px, batch {batch}: {ratio:.2f} x (target {target}), "

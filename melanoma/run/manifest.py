@@ -21,7 +21,9 @@ from ..core.text import shown
 from .layout import Run
 
 # %% ../../nbs/run/05_manifest.ipynb #cd6b43a0
-RESULT_INVARIANT = frozenset({"run", "fold", "force", "device", "precision", "workers"})
+RESULT_INVARIANT = frozenset(
+    {"run", "fold", "force", "device", "precision", "workers", "compile", "tracker"}
+)
 HASHED = 1 << 28  # bytes: of larger files (a store's pixels) the size alone is kept
 
 

@@ -34,6 +34,8 @@ from .loss import make_loss, positive_weight
 from .objective import make_objective
 from .processes import ALONE, Processes, joined, launch
 from .resuming import explained, keep_state, kept_state
+from .tracking import tracking
+from .trial import quickest
 
 # %% ../../nbs/train/20_fold.ipynb #9d2feb49
 OOF_COLUMNS = [*STORE_COLUMNS, "logit", "score", "fold"]
@@ -171,16 +173,16 @@ def _train_fold(
     run: Run, config: TrainConfig, data: FoldData | None, model: Classifier | None, origin: str
 ) -> Fitted:
     data = data or open_fold(run, config)
+    size, told = data.store.preprocessing.size, config.model
     if model is None:
-        size = data.store.preprocessing.size
         model, origin = create_model(
-            config.model.arch,
-            config.model.pretrained,
-            config.seed,
-            size,
-            drop_path=config.model.drop_path,
+            told.arch, told.pretrained, config.seed, size, drop_path=told.drop_path
         )
-    hardware = choose_device(**config.device.parameters(), trained=model)
+    group = joined()
+    if config.model.backbone == "frozen":
+        hardware = choose_device(**config.device.parameters())
+    else:
+        hardware = quickest(model, config.device, size, config.data.batch_size, group)
     print(f"fold {config.fold} of {data.n_folds} on {hardware}; {config.model.arch} from {origin}")
     drawn = data.targets[data.rows["train"]]
     if config.data.sampling == "balanced":
@@ -200,20 +202,21 @@ def _train_fold(
     fingerprint = digest(
         [{k: v for k, v in parameters.items() if k not in RESULT_INVARIANT}, data.inputs]
     )
-    group = joined()
-    fitted = fit(
-        model,
-        data.loader("train", config, hardware, group),
-        data.loader("validation", config, hardware),
-        objective,
-        config.optimisation,
-        hardware,
-        config.seed,
-        chooses=config.data.monitor != "none",
-        state=kept_state(run, config, fingerprint),
-        on_epoch=keep_state(run, config, fingerprint) if group.first else lambda state: None,
-        group=group,
-    )
+    with tracking(run, config, group) as track:
+        keep = keep_state(run, config, fingerprint, track)
+        fitted = fit(
+            model,
+            data.loader("train", config, hardware, group),
+            data.loader("validation", config, hardware),
+            objective,
+            config.optimisation,
+            hardware,
+            config.seed,
+            chooses=config.data.monitor != "none",
+            state=kept_state(run, config, fingerprint),
+            on_epoch=keep if group.first else lambda state: None,
+            group=group,
+        )
     model.load_state_dict(fitted.best)
     scored = {"oof": score_part(data, "held_out", model, config, hardware, group)}
     if config.data.monitor == "inner":  # unseen by this fold, and by the one that holds them out

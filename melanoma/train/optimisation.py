@@ -73,7 +73,7 @@ def make_optimizer(
     "Adam or AdamW; norms and biases are not decayed, lower layers learn more slowly."
     others = [model.head, extra] if extra else [model.head]
     groups = [*plain_groups(others, config), *backbone_groups(model, config)]
-    fused = model.head.weight.is_cuda  # on a CPU it is no faster
+    fused = model.head.weight.device.type in ("cpu", "cuda")
     if config.optimizer == "adam":
         for group in groups:
             group["weight_decay"] = 0.0

@@ -18,10 +18,14 @@ from ..core.errors import MelanomaError
 from ..core.files import atomic_path
 from ..run.config import TrainConfig
 from ..run.layout import Run
+from .tracking import History
 
 # %% ../../nbs/train/17_resuming.ipynb #41b7296d
 def keep_state(
-    run: Run, config: TrainConfig, fingerprint: str
+    run: Run,
+    config: TrainConfig,
+    fingerprint: str,
+    track: Callable[[History], None] = lambda history: None,  # of tracking
 ) -> Callable[[dict[str, Any]], None]:  # an on_epoch of loop.fit
     "Make a callback that writes the state and a readable history after every epoch."
     folder = run.fold(config.fold)
@@ -33,6 +37,7 @@ def keep_state(
             with atomic_path(folder / "history.csv") as temporary:
                 table = pd.DataFrame(state["history"])
                 table.to_csv(temporary, index=False, lineterminator="\n")
+        track(state["history"])
 
     return on_epoch
 
