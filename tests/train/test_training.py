@@ -29,7 +29,7 @@ from melanoma.train.fold_data import open_fold
 from melanoma.train.loss import make_loss
 from melanoma.train.objective import make_objective
 from melanoma.train.optimisation import make_optimizer
-from support.commands import copy_of, melanoma
+from support.commands import copy_of, melanoma, succeed
 
 EVERYTHING = {
     "arch": "resnet10t", "pretrained": "none", "epochs": 3, "lr": 1e-3, "batch_size": 16,
@@ -55,7 +55,27 @@ class Killed(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("died_after", [1, 2])
 def test_a_killed_fold_ends_bit_for_bit_as_one_that_was_not(project, monkeypatch, died_after):
-    config = TrainConfig.from_parameters(EVERYTHING)
+    dies_and_resumes(project, monkeypatch, died_after, TrainConfig.from_parameters(EVERYTHING))
+
+
+@pytest.mark.slow
+def test_a_killed_fold_of_growing_images_does_too(drawn, tmp_path, monkeypatch):
+    succeed(tmp_path, "prepare", "--run", "tiny", "--size", "64", "--source", f"siim2020={drawn}")
+    succeed(tmp_path, "folds", "--run", "tiny", "--n-folds", "2")
+    sides, resize = [], F.interpolate
+
+    def noted(pixels, side, **how):
+        sides.append(side)
+        return resize(pixels, side, **how)
+
+    monkeypatch.setattr("melanoma.train.objective.F.interpolate", noted)
+    config = TrainConfig.from_parameters(EVERYTHING, first_size=32, epochs=3)
+    dies_and_resumes(tmp_path, monkeypatch, 1, config)
+    assert set(sides) == {32}  # in the first epoch; from the second on they are whole
+
+
+def dies_and_resumes(project: Path, monkeypatch, died_after: int, config: TrainConfig) -> None:
+    "Train a fold without and with a kill after an epoch: the same bytes come out."
     run, other = Run.named("tiny", project), Run.named("whole", project)
     shutil.copytree(run.folder, other.folder)
     whole = train_fold(other, config)
@@ -72,10 +92,10 @@ def test_a_killed_fold_ends_bit_for_bit_as_one_that_was_not(project, monkeypatch
 
         return on_epoch
 
-    monkeypatch.setattr(fold_module, "keep_state", keep_then_die)
-    with pytest.raises(Killed):
-        train_fold(run, config)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_module, "keep_state", keep_then_die)
+        with pytest.raises(Killed):
+            train_fold(run, config)
     train_fold(run, config)
 
     first, second = load_file(other.fold_weights(0)), load_file(run.fold_weights(0))
