@@ -3,7 +3,7 @@
 The baseline is eager fp32 with every image augmented, normalised and stacked as float32, Adam, and
 the loss read at every step. Ours are the library's loader, precision, memory layout and optimizer.
 Both train the same start on the same drawn images and take turns in one process; ratios are medians
-over the rounds. The last line is JSON."""
+over the rounds, after one that warms up (and with --compile, compiles). The last line is JSON."""
 
 import argparse
 import json
@@ -121,7 +121,7 @@ def overhead(epoch: Callable[[], object], model: Classifier, optimizer: object) 
 
 
 def measure(
-    arch: str, size: int, batch: int, steps: int, rounds: int, precision: str
+    arch: str, size: int, batch: int, steps: int, rounds: int, precision: str, compiled: bool
 ) -> tuple[float, float, float, DeviceSettings]:  # ratio, images/s, overhead, settings
     "Let both take turns."
     rng = np.random.default_rng(0)
@@ -136,7 +136,7 @@ def measure(
     data = LesionDataset(images, np.arange(len(images)), targets, policy("light", size))
     loader = make_loader(data, batch, shuffle=True, workers=hardware.workers)
     optimizer = make_optimizer(model, OptimisationConfig())
-    learner = Learner(model, Objective(make_loss("bce", 4.0)), hardware)
+    learner = Learner(model, Objective(make_loss("bce", 4.0), compiled=compiled), hardware)
 
     def ours() -> None:
         train_epoch(model, loader, learner, optimizer, hardware, hardware.scaler(), 1.0)
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="batches of a round")
     parser.add_argument("--precision", default="auto", help="ours: auto, fp32 or bf16")
+    parser.add_argument("--compile", action="store_true", help="ours by torch.compile")
     parser.add_argument("--cases", default=",".join(CASES))
     given = parser.parse_args()
     with_bf16 = cpu_has_bf16()
@@ -171,7 +172,7 @@ def main() -> None:
     for key in given.cases.split(","):
         arch, size, batch, *targets = CASES[key]
         ratio, speed, part, hardware = measure(
-            arch, size, batch, given.steps, given.rounds, given.precision
+            arch, size, batch, given.steps, given.rounds, given.precision, given.compile
         )
         target = targets[0] if with_bf16 else targets[1]
         print(

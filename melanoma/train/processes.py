@@ -134,7 +134,7 @@ def launch(run: Run, config: TrainConfig) -> None:
                     # two of them may have spoken on one line
                     (kind, message), _ = json.JSONDecoder().raw_decode(line, len(REASON))
                     reason = (BadInput if kind == "BadInput" else MelanomaError)(message)
-                elif reason is None and not line.startswith(_NOISE):
+                elif reason is None and not any(noise in line for noise in _NOISE):
                     print(line, end="")
                     said.append(line)
         except BaseException:  # interrupted: the launcher ends its processes
@@ -146,4 +146,4 @@ def launch(run: Run, config: TrainConfig) -> None:
 
 
 REASON = "melanoma: "  # how the line begins in which a worker says why it gave up
-_NOISE = ("***", "Setting OMP_NUM_THREADS", "W1", "[W")
+_NOISE = ("*****", "Setting OMP_NUM_THREADS", "find_unused_parameters=True was specified")

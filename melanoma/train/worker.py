@@ -44,7 +44,7 @@ def work(
             if not group.first:
                 quiet = stack.enter_context(Path(os.devnull).open("w"))
                 stack.enter_context(contextlib.redirect_stdout(quiet))
-                os.environ["TQDM_DISABLE"] = "1"
+                stack.enter_context(contextlib.redirect_stderr(quiet))  # the progress bars
             train_fold(run, told)
     finally:
         torch.distributed.destroy_process_group()
