@@ -106,12 +106,12 @@ def counted(spent: list[float], owner: object, name: str) -> Iterator[None]:
         setattr(owner, name, plain)
 
 
-def overhead(epoch: Callable[[], object], model: Classifier, optimizer: object) -> float:
+def overhead(epoch: Callable[[], object], objective: Objective, optimizer: object) -> float:
     "Part of an epoch that is not forward pass, backward pass or step."
     spent: list[float] = []
     start = time.perf_counter()
     with (
-        counted(spent, model, "embed"),
+        counted(spent, objective, "embed"),
         counted(spent, torch.Tensor, "backward"),
         counted(spent, optimizer, "step"),
     ):
@@ -154,7 +154,7 @@ def measure(
         if number:  # the first warms up
             ratios.append(seconds[0] / seconds[1])
             speeds.append(len(images) / seconds[1])
-            parts.append(overhead(ours, model, optimizer))
+            parts.append(overhead(ours, learner.objective, optimizer))
     return *(statistics.median(v) for v in (ratios, speeds, parts)), hardware  # type: ignore
 
 

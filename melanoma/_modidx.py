@@ -1964,6 +1964,7 @@ d = { 'settings': { 'branch': 'main',
                                       'melanoma.train.trial.candidates': ('train/trial.html#candidates', 'melanoma/train/trial.py'),
                                       'melanoma.train.trial.quickest': ('train/trial.html#quickest', 'melanoma/train/trial.py'),
                                       'melanoma.train.trial.step_seconds': ('train/trial.html#step_seconds', 'melanoma/train/trial.py'),
+                                      'melanoma.train.trial.training_step': ('train/trial.html#training_step', 'melanoma/train/trial.py'),
                                       'melanoma.train.trial.trials_file': ('train/trial.html#trials_file', 'melanoma/train/trial.py')},
             'melanoma.train.worker': { 'melanoma.train.worker.main': ('train/worker.html#main', 'melanoma/train/worker.py'),
                                        'melanoma.train.worker.work': ('train/worker.html#work', 'melanoma/train/worker.py')}}}

@@ -47,9 +47,9 @@ def test_a_trial_is_made_once_and_the_quickest_is_taken(run, monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = []
 
-    def seconds(model, hardware, size, batch):
-        asked.append((hardware.precision, hardware.channels_last, size, batch))
-        return 0.5 if not hardware.channels_last else 1.0
+    def seconds(model, choices, size, batch):
+        asked.extend((choice.precision, choice.channels_last, size, batch) for choice in choices)
+        return [1.0 if choice.channels_last else 0.5 for choice in choices]
 
     monkeypatch.setattr(trial, "step_seconds", seconds)
     train_fold(run, TrainConfig.from_parameters(SMALL))
@@ -71,7 +71,9 @@ def test_a_little_faster_is_not_enough(monkeypatch, tmp_path, faster):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     times = {True: 1.0, False: 1.0 - faster}
-    monkeypatch.setattr(trial, "step_seconds", lambda m, hw, s, b: times[hw.channels_last])
+    monkeypatch.setattr(
+        trial, "step_seconds", lambda m, choices, s, b: [times[c.channels_last] for c in choices]
+    )
     found = trial.quickest(build("resnet10t"), DeviceConfig("cpu"), 32, 8)
     assert found.channels_last == (faster < 0.1)
 
