@@ -47,6 +47,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "lr 6e-4": {"lr": 6e-4},
     "6 epochs": {"epochs": 6},
     "128 px": {"size": 128},
+    "3 seeds": {"seeds": 3},
 }
 
 

@@ -254,7 +254,9 @@ def epochs_of(path: Path) -> int:  # 0: cannot be read
     import torch
 
     try:
-        return len(torch.load(path, map_location="cpu", weights_only=True)["history"])
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        finished = [seed["history"] for seed in state.get("finished", [])]
+        return sum(map(len, [state["history"], *finished]))
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError) as error:
         print(f"{path} cannot be read ({type(error).__name__}: {error})")
         return 0

@@ -6,6 +6,7 @@
 __all__ = ['save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/model/10_checkpoint.ipynb #59787908
+import copy
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..core.errors import BadInput
 from ..core.files import atomic_path
 from .architecture import Classifier, build
 from .header import CheckpointHeader, FoldHeader, read_header, without_folders
+from .members import Members, mean_of
 
 # %% ../../nbs/model/10_checkpoint.ipynb #317bcffe
 def save_checkpoint(
@@ -27,6 +29,8 @@ def save_checkpoint(
     full = without_folders({**own, **header})
     if model.origin:
         full["origin"] = model.origin
+    if isinstance(model.backbone, Members):
+        full["members"] = 1 + len(model.backbone.others)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, {"melanoma": json.dumps(full, ensure_ascii=False)})
@@ -44,6 +48,7 @@ def load_checkpoint(
             f"{path}: trained with normalisation {header['normalisation']}, but {header['arch']} "
             f"is built with {model.normalisation} here."
         )
+    model = mean_of([copy.deepcopy(model) for _ in range(header.get("members", 1))])
     state = load_file(path)
     own = model.state_dict()
     differing = [k for k in own.keys() | state.keys() if k not in own or k not in state]

@@ -37,6 +37,7 @@ class CheckpointHeader(FoldHeader):
     arch: str
     normalisation: dict[str, list[float]]  # mean and std in 0…1
     origin: NotRequired[dict[str, Any]]  # of a name from a hub or a folder: how to build it
+    members: NotRequired[int]  # networks of several seeds whose mean logit it is; without it 1
 
 # %% ../../nbs/model/00_header.ipynb #31233b1b
 def read_header(

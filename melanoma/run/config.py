@@ -208,17 +208,20 @@ class TrainConfig(Parameters):
     optimisation: OptimisationConfig = OptimisationConfig()
     device: DeviceConfig = DeviceConfig()
     seed: int = 0  # of the head's start, the order and the augmentations
+    seeds: int = 1  # networks of a fold, of this seed and the next; their mean logit is the fold's
     tracker: str = ""  # tensorboard, mlflow or trackio, which is told each epoch's figures
     force: bool = False  # train again even if the fold is finished
 
     def check(self) -> None:
         check_known("tracker", self.tracker, TRACKERS)
+        if self.seeds < 1:
+            raise BadInput(f"seeds {self.seeds}: 1 or more.")
         if self.model.backbone == "frozen":
             told, usual = self.parameters(), TrainConfig().parameters()
             ignored = (
                 "dropout", "dropout_masks", "drop_path", "sampling", "mixup", "first_size",
                 "accumulate", "head_epochs", "ema", "diagnosis", "teacher", "smoothing",
-                "processes", "compile",
+                "processes", "compile", "seeds",
             )  # fmt: skip
             given = [name for name in ignored if told[name] != usual[name]]
             if given or self.optimisation.loss != "bce":

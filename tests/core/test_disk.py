@@ -20,7 +20,7 @@ from melanoma.model.classifier import create_model
 from melanoma.run.config import TrainConfig
 from melanoma.run.layout import Run
 from melanoma.run.manifest import finished, write_manifest
-from melanoma.train import fold as training
+from melanoma.train import resuming
 from support.commands import TESTS, TINY, melanoma, program
 from support.layouts import alike
 
@@ -86,11 +86,11 @@ def test_a_state_that_cannot_be_read_starts_the_fold_anew(tmp_path, capsys, left
     run = Run.named("tiny", tmp_path)
     run.weights.mkdir(parents=True)
     run.fold_last(0).write_bytes(left)
-    assert training.kept_state(run, TrainConfig(), "fingerprint") is None
+    assert resuming.kept_state(run, TrainConfig(), "fingerprint") is None
     assert "fold0.last.pt cannot be read" in capsys.readouterr().out
-    keep = training.keep_state(run, TrainConfig(), "fingerprint")
+    keep = resuming.keep_state(run, TrainConfig(), "fingerprint")
     keep({"history": [{"epoch": 1}], "epoch": 1})
-    assert training.kept_state(run, TrainConfig(), "fingerprint")["epoch"] == 1
+    assert resuming.kept_state(run, TrainConfig(), "fingerprint")["epoch"] == 1
 
 
 def test_a_manifest_vouches_for_bytes(tmp_path, capsys):

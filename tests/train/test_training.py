@@ -21,8 +21,8 @@ from melanoma.model.checkpoint import build, load_checkpoint
 from melanoma.model.classifier import create_model
 from melanoma.run.config import OptimisationConfig, TrainConfig
 from melanoma.run.layout import Run
+from melanoma.train import fitting, frozen
 from melanoma.train import fold as fold_module
-from melanoma.train import frozen
 from melanoma.train.averaging import weight_average
 from melanoma.train.fold import score_part, train_fold
 from melanoma.train.fold_data import open_fold
@@ -59,6 +59,13 @@ def test_a_killed_fold_ends_bit_for_bit_as_one_that_was_not(project, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("died_after", [3, 4])  # the end of the first network, in the second
+def test_a_killed_fold_of_two_seeds_does_too(project, monkeypatch, died_after):
+    config = TrainConfig.from_parameters(EVERYTHING, seeds=2)
+    dies_and_resumes(project, monkeypatch, died_after, config)
+
+
+@pytest.mark.slow
 def test_a_killed_fold_of_growing_images_does_too(drawn, tmp_path, monkeypatch):
     succeed(tmp_path, "prepare", "--run", "tiny", "--size", "64", "--source", f"siim2020={drawn}")
     succeed(tmp_path, "folds", "--run", "tiny", "--n-folds", "2")
@@ -80,20 +87,21 @@ def dies_and_resumes(project: Path, monkeypatch, died_after: int, config: TrainC
     shutil.copytree(run.folder, other.folder)
     whole = train_fold(other, config)
 
-    keep_state = fold_module.keep_state
+    keep_state, ended = fitting.keep_state, []
 
     def keep_then_die(*arguments):
         keep = keep_state(*arguments)
 
         def on_epoch(state):
             keep(state)
-            if len(state["history"]) == died_after:
+            ended.append(state)
+            if len(ended) == died_after:
                 raise Killed
 
         return on_epoch
 
     with monkeypatch.context() as patched:
-        patched.setattr(fold_module, "keep_state", keep_then_die)
+        patched.setattr(fitting, "keep_state", keep_then_die)
         with pytest.raises(Killed):
             train_fold(run, config)
     train_fold(run, config)
@@ -103,7 +111,7 @@ def dies_and_resumes(project: Path, monkeypatch, died_after: int, config: TrainC
     assert all(torch.equal(first[name], second[name]) for name in first)
     histories = [pd.read_csv(r.fold(0) / "history.csv") for r in (other, run)]
     assert histories[0].drop(columns="seconds").equals(histories[1].drop(columns="seconds"))
-    assert len(whole.history) == 3
+    assert len(whole.history) == 3 * config.seeds
     oof = [(r.fold(0) / "oof.csv").read_bytes() for r in (other, run)]
     assert oof[0] == oof[1]
 
@@ -234,7 +242,7 @@ def test_trouble_in_the_second_epoch_says_how_to_go_on(project, monkeypatch, cap
     run = Run.named("tiny", project)
     plain = {"arch": "resnet10t", "pretrained": "none", "epochs": 2, "batch_size": 16,
              "policy": "none", "device": "cpu"}  # fmt: skip
-    config, keep_state = TrainConfig.from_parameters(plain), fold_module.keep_state
+    config, keep_state = TrainConfig.from_parameters(plain), fitting.keep_state
 
     def keep_then_stop(*given):
         keep = keep_state(*given)
@@ -246,7 +254,7 @@ def test_trouble_in_the_second_epoch_says_how_to_go_on(project, monkeypatch, cap
         return on_epoch
 
     with monkeypatch.context() as patched, pytest.raises((KeyboardInterrupt, MelanomaError)) as end:
-        patched.setattr(fold_module, "keep_state", keep_then_stop)
+        patched.setattr(fitting, "keep_state", keep_then_stop)
         train_fold(run, config)
     said = capsys.readouterr().out
     if isinstance(trouble, KeyboardInterrupt):
@@ -271,7 +279,7 @@ def test_a_balanced_epoch_needs_no_weight_of_a_melanoma(project, monkeypatch):
         return made
 
     monkeypatch.setattr(fold_module, "make_loss", weighed)
-    monkeypatch.setattr(fold_module, "make_objective", watched)
+    monkeypatch.setattr(fitting, "make_objective", watched)
     plain = {"arch": "resnet10t", "pretrained": "none", "epochs": 1, "batch_size": 16,
              "policy": "none", "device": "cpu"}  # fmt: skip
     run = Run.named("tiny", project)
