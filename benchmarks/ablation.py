@@ -48,6 +48,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "6 epochs": {"epochs": 6},
     "128 px": {"size": 128},
     "3 seeds": {"seeds": 3},
+    "the last block alone": {"backbone": "last"},
 }
 
 

@@ -46,7 +46,9 @@ class DeviceSettings:
 
     def to_device(self, value: Movable) -> Movable:  # a model, or a batch of pixels
         "Move to the device, in its memory layout."
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = not isinstance(value, torch.Tensor) or value.ndim == 4
+        last = self.channels_last and images
+        layout = torch.channels_last if last else torch.contiguous_format
         return value.to(self.device, non_blocking=True, memory_format=layout)  # type: ignore
 
 # %% ../../nbs/core/40_device.ipynb #8c82d9ac

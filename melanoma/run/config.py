@@ -83,14 +83,18 @@ class ModelConfig(Parameters):
 
     arch: str = "se_resnext50_32x4d"  # a pretrainedmodels or timm name
     pretrained: str = "auto"  # 'auto', a weight file, or 'none' for a random start
-    backbone: str = "trained"  # trained, or frozen: a head on features that are computed once
+    backbone: str = "trained"  # trained; last: only its last blocks, what they are given is
+    # computed once; frozen: a head on features that are computed once
+    last_blocks: int = 1  # how many, of backbone last
     dropout: float = 0.0  # part of the head's inputs that a training step leaves out
     dropout_masks: int = 1  # different ones of an image in a step; their losses are averaged
     drop_path: float = 0.0  # stochastic depth: part of the residual branches that it leaves out
     compile: bool = False  # the network by torch.compile: slow to start, then faster steps
 
     def check(self) -> None:
-        check_known("backbone", self.backbone, ("trained", "frozen"))
+        check_known("backbone", self.backbone, ("trained", "last", "frozen"))
+        if self.last_blocks < 1 or (self.last_blocks > 1 and self.backbone != "last"):
+            raise BadInput(f"last_blocks {self.last_blocks}: at least 1, more with backbone last.")
         if self.dropout_masks < 1 or (self.dropout_masks > 1 and not self.dropout):
             raise BadInput(
                 f"dropout_masks {self.dropout_masks}: at least 1, and more only with dropout."
@@ -212,18 +216,29 @@ class TrainConfig(Parameters):
     tracker: str = ""  # tensorboard, mlflow or trackio, which is told each epoch's figures
     force: bool = False  # train again even if the fold is finished
 
+    def _unusual(self, names: tuple[str, ...]) -> list[str]:
+        "Which of these have another value than their default?"
+        told, usual = self.parameters(), TrainConfig().parameters()
+        return [name for name in names if told[name] != usual[name]]
+
     def check(self) -> None:
         check_known("tracker", self.tracker, TRACKERS)
         if self.seeds < 1:
             raise BadInput(f"seeds {self.seeds}: 1 or more.")
+        pixels = ("first_size", "teacher", "processes", "compile")  # or whole networks
+        if self.model.backbone == "last":
+            given = self._unusual(pixels)
+            if given or self.augmentation.policy == "warp":
+                raise BadInput(
+                    f"{', '.join(given) or 'policy warp'}: not with backbone last, whose blocks "
+                    "are trained on activations of the views of none, light or strong."
+                )
         if self.model.backbone == "frozen":
-            told, usual = self.parameters(), TrainConfig().parameters()
             ignored = (
-                "dropout", "dropout_masks", "drop_path", "sampling", "mixup", "first_size",
-                "accumulate", "head_epochs", "ema", "diagnosis", "teacher", "smoothing",
-                "processes", "compile", "seeds",
+                "dropout", "dropout_masks", "drop_path", "sampling", "mixup", "accumulate",
+                "head_epochs", "ema", "diagnosis", "smoothing", "seeds", *pixels,
             )  # fmt: skip
-            given = [name for name in ignored if told[name] != usual[name]]
+            given = self._unusual(ignored)
             if given or self.optimisation.loss != "bce":
                 raise BadInput(
                     f"{', '.join(given) or 'loss ' + self.optimisation.loss}: not with backbone "

@@ -25,6 +25,7 @@ from ..model.header import FoldHeader, read_header
 from ..run.config import TrainConfig
 from ..run.layout import Run
 from ..run.manifest import file_mark, fold_inputs, write_manifest
+from .fit_last import fit_last
 from .fitting import fit_members, joined_members
 from .fold_data import STORE_COLUMNS, FoldData, open_fold
 from .fold_status import fold_finished, resolved, training_inputs
@@ -198,6 +199,13 @@ def _train_fold(
         return create_model(told.arch, told.pretrained, seed, size, drop_path=told.drop_path)[0]
 
     loss = make_loss(config.optimisation.loss, weight, config.optimisation.smoothing)
+    if config.model.backbone == "last":
+        model, fitted, logits = fit_last(run, config, data, model, create, loss, hardware)
+        parts = {"oof": "held_out"}
+        parts |= {"inner": "validation"} if config.data.monitor == "inner" else {}
+        scored = {k: scored_rows(data, v, logits[v], config.fold) for k, v in parts.items()}
+        write_fold(run, config, data, model, fitted, scored, origin)
+        return fitted
     teachers = [
         hardware.to_device(teacher_of(run, name, config.fold, data))
         for name in config.optimisation.teacher

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ..core.device import DeviceSettings
 from ..core.errors import BadInput
 from ..data.augmentation import policy
-from ..data.dataset import LesionDataset, Sample, make_loader
+from ..data.dataset import ActivationDataset, LesionDataset, Sample, make_loader
 from ..data.diagnoses import diagnosis_numbers
 from ..data.folds import fold_rows
 from ..data.store import Store
@@ -36,6 +36,7 @@ class FoldData:
     rows: dict[str, np.ndarray]  # train, validation, held_out: row numbers of the store
     n_folds: int
     inputs: dict[str, str]  # fingerprints, for the manifest
+    activations: np.ndarray | None = None  # (n, views, …) of the store: in place of its images
 
     @property
     def targets(self) -> np.ndarray:
@@ -51,6 +52,11 @@ class FoldData:
 
     def dataset(self, part: str, config: TrainConfig) -> LesionDataset:
         "Return a part's dataset; only train is augmented."
+        if self.activations is not None:
+            drawn = part == "train"
+            return ActivationDataset(
+                self.activations, self.rows[part], self.targets, drawn, config.seed
+            )
         transform = (
             policy(config.augmentation.policy, self.store.preprocessing.size)
             if part == "train"

@@ -66,6 +66,12 @@ def test_a_killed_fold_of_two_seeds_does_too(project, monkeypatch, died_after):
 
 
 @pytest.mark.slow
+def test_a_killed_fold_of_last_blocks_does_too(project, monkeypatch):
+    config = TrainConfig.from_parameters(EVERYTHING, backbone="last", policy="light")
+    dies_and_resumes(project, monkeypatch, 2, config)
+
+
+@pytest.mark.slow
 def test_a_killed_fold_of_growing_images_does_too(drawn, tmp_path, monkeypatch):
     succeed(tmp_path, "prepare", "--run", "tiny", "--size", "64", "--source", f"siim2020={drawn}")
     succeed(tmp_path, "folds", "--run", "tiny", "--n-folds", "2")
@@ -375,11 +381,15 @@ def test_features_are_computed_once_and_resumed_after_a_kill(project, monkeypatc
 
     embed, seen = frozen.embed_views, []
 
-    def embed_then_die(model, images, *more):
+    def watched(model, images, views, *more):
+        if views > 1:  # else one image, for the shape of its features
+            seen.append(len(images))
+        return embed(model, images, views, *more)
+
+    def embed_then_die(*given):
         if len(seen) == 2:
             raise Killed
-        seen.append(len(images))
-        return embed(model, images, *more)
+        return watched(*given)
 
     monkeypatch.setattr(frozen, "BATCH", 16)
     monkeypatch.setattr(frozen, "SAVED", 1)
@@ -387,7 +397,7 @@ def test_features_are_computed_once_and_resumed_after_a_kill(project, monkeypatc
     with pytest.raises(Killed):
         train_fold(run, TrainConfig.from_parameters(FROZEN))
     seen.clear()
-    monkeypatch.setattr(frozen, "embed_views", lambda *a: (seen.append(len(a[1])), embed(*a))[1])
+    monkeypatch.setattr(frozen, "embed_views", watched)
     cut = train_fold(run, TrainConfig.from_parameters(FROZEN))
     images = len(open_fold(run, TrainConfig.from_parameters(FROZEN)).store.table)
     assert sum(seen) == images - 32
