@@ -184,7 +184,7 @@ HISTORY = ("epoch", "train_loss", "valid_loss", "auroc", "lr")  # columns that a
 
 
 def plot_learning_curves(
-    history: pd.DataFrame,  # columns epoch, train_loss, valid_loss, auroc, lr; a row per epoch
+    history: pd.DataFrame,  # epoch, train_loss, valid_loss, auroc, lr, seed of several
 ) -> Figure:  # two panels
     "Losses with the learning rate, and AUROC with its best epoch marked."
     lacking = [c for c in HISTORY if c not in history.columns]
@@ -197,16 +197,19 @@ def plot_learning_curves(
     # a single epoch is a dot: a line of one point would be invisible
     style: dict[str, Any] = {"lw": 2, "marker": "o", "ms": 4}
     rate = left.twinx()
-    rate.plot(history.epoch, history.lr, ":", color=GREY, lw=1.5)
+    seeds = [part for _, part in history.groupby("seed")] if "seed" in history else [history]
+    for number, part in enumerate(seeds):
+        rate.plot(part.epoch, part.lr, ":", color=GREY, lw=1.5)
+        labels = ("training", "validation") if number == 0 else (None, None)
+        left.plot(part.epoch, part.train_loss, color=BLUE, label=labels[0], **style)
+        left.plot(part.epoch, part.valid_loss, color=ORANGE, label=labels[1], **style)
+        right.plot(part.epoch, part.auroc, color=BLUE, **style)
     scale = "log" if (history.lr > 0).any() else "linear"
     rate.set(yscale=scale, ylabel="learning rate (dotted)")
     rate.tick_params(colors=GREY)
     rate.yaxis.label.set_color(GREY)
-    left.plot(history.epoch, history.train_loss, color=BLUE, label="training", **style)
-    left.plot(history.epoch, history.valid_loss, color=ORANGE, label="validation", **style)
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(loc="lower left", frameon=False)
-    right.plot(history.epoch, history.auroc, color=BLUE, **style)
     if history.auroc.notna().any():
         best = history.iloc[int(np.nanargmax(history.auroc.to_numpy(dtype=float)))]
         right.axvline(best.epoch, ls=":", color=ORANGE)
