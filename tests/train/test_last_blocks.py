@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from melanoma.core.device import choose_device
 from melanoma.core.errors import BadInput
+from melanoma.core.files import file_sha256
 from melanoma.model.checkpoint import load_checkpoint
 from melanoma.model.classifier import create_model
 from melanoma.run.config import TrainConfig
@@ -76,8 +77,9 @@ def test_the_whole_road(project):
     succeed(project, "train", "--run", "tiny", *words)
     succeed(project, "evaluate", "--run", "tiny")
     succeed(project, "export", "--run", "tiny")
-    graph = json.loads((project / "weights" / "tiny" / "ensemble.json").read_text())
-    assert graph
+    run = Run.named("tiny", project)
+    told = json.loads((run.weights / "ensemble.json").read_text())["fold_sha256"]
+    assert told == {str(k): file_sha256(run.fold_weights(k)) for k in (0, 1)}
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,21 @@ def held_out(run: Run) -> pd.DataFrame:
     return pd.read_csv(run.fold(0) / "oof.csv").set_index("image_name")
 
 
+def beside(run: Run, name: str) -> Run:
+    "Another run of the same images and folds, not trained."
+    other = Run.named(name, run.root)
+    other.folder.mkdir(parents=True)
+    other.store.symlink_to(run.store)
+    for kind in ("csv", "json"):
+        shutil.copy(run.folder / f"folds.{kind}", other.folder)
+    return other
+
+
 @pytest.mark.slow
 def test_its_logits_are_the_mean_of_both(two):
     run, alone = Run.named("tiny", two), []
     for seed in (3, 4):
-        other = Run.named(f"seed{seed}", two)
-        other.folder.mkdir(parents=True)
-        other.store.symlink_to(run.store)
-        for kind in ("csv", "json"):
-            shutil.copy(run.folder / f"folds.{kind}", other.folder)
+        other = beside(run, f"seed{seed}")
         train_fold(other, TrainConfig.from_parameters(PARAMETERS, seed=seed))
         alone.append(held_out(other))
     logit = held_out(run)["logit"]
@@ -74,11 +80,7 @@ def test_the_exported_graph_is_of_both(two, drawn):
 @pytest.mark.slow
 def test_a_student_learns_from_them(two, tmp_path):
     root = copy_of(two, tmp_path / "project")
-    run, student = Run.named("tiny", root), Run.named("student", root)
-    student.folder.mkdir(parents=True)
-    student.store.symlink_to(run.store)
-    for kind in ("csv", "json"):
-        shutil.copy(run.folder / f"folds.{kind}", student.folder)
+    student = beside(Run.named("tiny", root), "student")
     config = TrainConfig.from_parameters(PARAMETERS, teacher="tiny", epochs=1)
     assert np.isfinite(train_fold(student, config).history[0]["train_loss"])
 
